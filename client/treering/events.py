@@ -1,0 +1,438 @@
+"""Events: what a caller appends, and what the log hands out."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import FrozenInstanceError, dataclass
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import NoReturn, Protocol, TypeVar, cast
+from uuid import UUID
+
+from google.protobuf.message import DecodeError, Message
+
+from treering.ids import uuid7
+from treering.queries import Strings, distinct
+from treering.v1 import event_pb2
+
+JSON = "application/json"
+OCTETS = "application/octet-stream"
+PROTOBUF = "application/protobuf"
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+# NaN and infinity are not JSON, and a reader in another language would fail on them.
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+class _PydanticModel(Protocol):
+    def model_dump_json(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Event:
+    """Something that happened, ready to be appended.
+
+    ```python
+    Event("OrderPlaced", {"total": 42}, tags=["customer:7"])
+    ```
+
+    The content is encoded here, once: what is appended again after a failure is the same to
+    the last byte, and changing `data` afterwards changes nothing.
+
+    Args:
+        type: What happened, as in `"OrderPlaced"`. 1 to 255 bytes of UTF-8, no control
+            characters; `$` first is reserved.
+        data: The content, at most 1 MiB once encoded.
+
+            - a dict, list, string, number or boolean: JSON, compact, in UTF-8;
+            - a pydantic model: its JSON;
+            - a protobuf message: its bytes, with the content type
+              `application/protobuf; type=<full name>`;
+            - bytes: as they are, with the content type `application/octet-stream` if none is
+              given;
+            - None, or nothing: no bytes at all. For a JSON null give
+              `b"null", content_type="application/json"`; `RecordedEvent.json()` answers None
+              for both.
+
+            A string with a content type that is not JSON (`text/plain`) is kept as its UTF-8.
+        id: Unique in the log; neither the nil nor the max UUID. Made here (version 7) if not
+            given. The id is what makes it safe to append the same event again when an outcome
+            is unknown, so keep the `Event`, or its id, over a repeat.
+        content_type: Media type of the data, at most 255 bytes.
+        tags: What queries match: at most 64, each 1 to 255 bytes; a repeated one counts once.
+        metadata: About the event (`correlation_id`, `causation_id`, `traceparent`, your own).
+            At most 64 KiB, keys and values together; keys with `$` first are reserved.
+        time: When it happened, by your clock. None: not known. Must have a time zone.
+
+    Limits are checked by the server, which refuses what is over one with `LimitExceeded`.
+
+    Raises:
+        ValueError: The id is no UUID, the time has no time zone, or the data cannot be
+            encoded (NaN in JSON, an object under a content type that is not JSON).
+        TypeError: The data is of a type that is not listed above, or a tag or metadata is no
+            string.
+    """
+
+    type: str
+    data: bytes
+    """The content, encoded."""
+    id: UUID
+    content_type: str
+    """Media type of the data. Never empty."""
+    tags: tuple[str, ...]
+    metadata: Mapping[str, str]
+    time: datetime | None
+
+    def __init__(
+        self,
+        type: str,
+        data: object = None,
+        *,
+        id: UUID | str | None = None,
+        content_type: str | None = None,
+        tags: Strings = (),
+        metadata: Mapping[str, str] = _NOTHING,
+        time: datetime | None = None,
+    ) -> None:
+        if not isinstance(type, str):
+            raise TypeError(f"an event's type must be a string, not {_name(type)}")
+        if id is None:
+            id = uuid7()
+        elif not isinstance(id, UUID):
+            id = UUID(id)
+        if time is not None and time.utcoffset() is None:
+            raise ValueError("an event's time needs a time zone, as in datetime.now(UTC)")
+        content, content_type = _encode(data, content_type)
+        keep = object.__setattr__  # The class is frozen; its own constructor may write.
+        keep(self, "type", type)
+        keep(self, "data", content)
+        keep(self, "id", id)
+        keep(self, "content_type", content_type)
+        keep(self, "tags", distinct(tags, "tags") if tags else ())
+        keep(self, "metadata", _frozen_metadata(metadata) if metadata else _NOTHING)
+        keep(self, "time", time)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A read-only mapping cannot be pickled; its copy can.
+        fields = (self.type, self.data, self.id, self.content_type, self.tags)
+        return _event, (*fields, dict(self.metadata), self.time)
+
+    def write_to(self, message: event_pb2.Event) -> None:
+        """Fills in the (empty) message that travels."""
+        message.id = str(self.id)
+        message.type = self.type
+        message.data = self.data
+        message.content_type = self.content_type
+        if self.tags:
+            message.tags.extend(self.tags)
+        if self.metadata:
+            message.metadata.update(self.metadata)
+        if self.time is not None:
+            message.time.FromDatetime(self.time)
+
+
+def _event(
+    type: str,
+    data: bytes,
+    id: UUID,
+    content_type: str,
+    tags: tuple[str, ...],
+    metadata: dict[str, str],
+    time: datetime | None,
+) -> Event:
+    """Undoes `Event.__reduce__`."""
+    return Event(
+        type, data, id=id, content_type=content_type, tags=tags, metadata=metadata, time=time
+    )
+
+
+class RecordedEvent:
+    """An event with its place in the log. Frozen; equal if all of it is equal; its hash is
+    that of its id.
+
+    What a client hands out, and to be made in tests:
+
+    ```python
+    RecordedEvent(type="OrderPlaced", data=b'{"total":42}', position=7, stream="order-1",
+                  version=1)
+    ```
+
+    Ids and times are converted when they are asked for, not when the event arrives: keep
+    `event.id` in a variable where it is used again and again.
+    """
+
+    __slots__ = ("_fields",)
+
+    # One tuple instead of a slot for each: written once per event, in the hottest loop of a
+    # client that reads a whole log.
+    _fields: tuple[
+        str,  # id
+        str,  # type
+        bytes,  # data
+        str,  # content_type
+        tuple[str, ...],  # tags
+        dict[str, str],  # metadata
+        int | None,  # time, in nanoseconds
+        int,  # position
+        str,  # stream
+        int,  # version
+        int,  # recorded_at, in nanoseconds
+    ]
+
+    def __init__(
+        self,
+        *,
+        type: str,
+        data: bytes = b"",
+        position: int,
+        stream: str = "",
+        version: int = 0,
+        id: UUID | str | None = None,
+        content_type: str = JSON,
+        tags: Iterable[str] = (),
+        metadata: Mapping[str, str] = _NOTHING,
+        time: datetime | None = None,
+        recorded_at: datetime = _EPOCH,
+    ) -> None:
+        if id is None:
+            id = uuid7()
+        elif not isinstance(id, UUID):
+            id = UUID(id)
+        _set_fields(
+            self,
+            (
+                str(id),
+                type,
+                data,
+                content_type,
+                tuple(tags),
+                dict(metadata),
+                None if time is None else _nanoseconds(time),
+                position,
+                stream,
+                version,
+                _nanoseconds(recorded_at),
+            ),
+        )
+
+    @property
+    def id(self) -> UUID:
+        """Unique in the log."""
+        return UUID(self._fields[0])
+
+    @property
+    def type(self) -> str:
+        """What happened."""
+        return self._fields[1]
+
+    @property
+    def data(self) -> bytes:
+        """The content as it was appended. See `json()` and `message()`."""
+        return self._fields[2]
+
+    @property
+    def content_type(self) -> str:
+        """Media type of the data. Never empty."""
+        return self._fields[3]
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """What queries match."""
+        return self._fields[4]
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """About the event. Read-only."""
+        return MappingProxyType(self._fields[5])
+
+    @property
+    def time(self) -> datetime | None:
+        """When it happened by its author's clock, in UTC, cut to microseconds. None: not
+        known."""
+        time_ns = self._fields[6]
+        return None if time_ns is None else _datetime(time_ns)
+
+    @property
+    def time_ns(self) -> int | None:
+        """`time` in nanoseconds since 1970, exactly as it was appended: authors in other
+        languages may give a finer time than a datetime holds."""
+        return self._fields[6]
+
+    @property
+    def position(self) -> int:
+        """Place in the log, from 1. Positions rise, with gaps where events were removed."""
+        return self._fields[7]
+
+    @property
+    def stream(self) -> str:
+        """The stream it belongs to. Empty: none."""
+        return self._fields[8]
+
+    @property
+    def version(self) -> int:
+        """Place in its stream, from 1. 0: no stream."""
+        return self._fields[9]
+
+    @property
+    def recorded_at(self) -> datetime:
+        """When it was recorded, by the server's clock, in UTC. Never falls as position rises."""
+        return _datetime(self._fields[10])
+
+    @property
+    def category(self) -> str:
+        """The part of the stream's name before the first `-`; the whole name if there is
+        none. Empty: no stream."""
+        return self._fields[8].partition("-")[0]
+
+    def json(self) -> object:
+        """The data, parsed as JSON, whatever the content type says. None if there is no data.
+
+        Raises:
+            ValueError: It is no JSON.
+        """
+        data = self._fields[2]
+        return json.loads(data) if data else None
+
+    def message(self, message_type: Callable[[], MessageT]) -> MessageT:
+        """The data, parsed as a protobuf message of the class given.
+
+        Raises:
+            ValueError: The bytes are no such message, or the content type names another one.
+        """
+        message = message_type()
+        essence, _, named = self._fields[3].partition("; type=")
+        full_name = message.DESCRIPTOR.full_name
+        if essence == PROTOBUF and named not in ("", full_name):
+            raise ValueError(f"the event holds a {named}, not a {full_name}")
+        try:
+            message.ParseFromString(self._fields[2])
+        except DecodeError as error:
+            raise ValueError(f"the event's data is no {full_name}: {error}") from error
+        return message
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RecordedEvent):
+            return NotImplemented
+        return self._fields == other._fields
+
+    def __hash__(self) -> int:
+        return hash(UUID(self._fields[0]))
+
+    def __repr__(self) -> str:
+        id, type, data, _, tags, _, _, position, stream, version, _ = self._fields
+        place = f"position={position}"
+        if stream:
+            place += f", stream={stream!r}, version={version}"
+        tagged = f", tags={tags!r}" if tags else ""
+        return f"RecordedEvent({place}, type={type!r}, id={id}, {len(data)} bytes{tagged})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _recorded, (self._fields,)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+# The slot's own setter, which passes by the __setattr__ that freezes the class.
+_set_fields = RecordedEvent._fields.__set__  # type: ignore[attr-defined]
+
+
+def _recorded(fields: tuple[object, ...]) -> RecordedEvent:
+    """Undoes `RecordedEvent.__reduce__`."""
+    event = object.__new__(RecordedEvent)
+    _set_fields(event, fields)
+    return event
+
+
+def recorded_events(messages: Iterable[event_pb2.RecordedEvent]) -> list[RecordedEvent]:
+    """The messages of one response as what callers get.
+
+    Everything is taken out of them: a message of protobuf's would keep the whole response of
+    1 MiB in memory for as long as one of its events is kept.
+    """
+    new, set_fields = object.__new__, _set_fields
+    events = []
+    for message in messages:
+        recorded_at = message.recorded_at
+        time_ns = None
+        if message.HasField("time"):
+            time = message.time
+            time_ns = time.seconds * 1_000_000_000 + time.nanos
+        event = new(RecordedEvent)
+        set_fields(
+            event,
+            (
+                message.id,
+                message.type,
+                message.data,
+                message.content_type,
+                tuple(message.tags),
+                dict(message.metadata),
+                time_ns,
+                message.position,
+                message.stream,
+                message.version,
+                recorded_at.seconds * 1_000_000_000 + recorded_at.nanos,
+            ),
+        )
+        events.append(event)
+    return events
+
+
+def _encode(data: object, content_type: str | None) -> tuple[bytes, str]:
+    """The bytes to record and their media type."""
+    if data is None:
+        return b"", content_type or JSON
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data), content_type or OCTETS
+    if isinstance(data, Message):
+        # Deterministic, so that a repeat from another process has the same bytes.
+        content = data.SerializeToString(deterministic=True)
+        return content, content_type or f"{PROTOBUF}; type={data.DESCRIPTOR.full_name}"
+    if content_type is not None and not _is_json(content_type):
+        if isinstance(data, str):
+            return data.encode(), content_type
+        raise ValueError(
+            f"data of type {_name(data)} is recorded as JSON; "
+            f"for {content_type} give bytes or a string"
+        )
+    if hasattr(data, "model_dump_json"):
+        return cast(_PydanticModel, data).model_dump_json().encode(), content_type or JSON
+    return _to_json(data).encode(), content_type or JSON
+
+
+def _is_json(content_type: str) -> bool:
+    essence = content_type.partition(";")[0].strip().lower()
+    return essence == JSON or essence.endswith("+json")
+
+
+def _frozen_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    copy = dict(metadata)
+    for key, value in copy.items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            raise TypeError(f"metadata must be strings, not {key!r}: {value!r}")
+    return MappingProxyType(copy)
+
+
+def _datetime(nanoseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+
+
+def _nanoseconds(time: datetime) -> int:
+    if time.utcoffset() is None:
+        raise ValueError("a time needs a time zone, as in datetime.now(UTC)")
+    return (time - _EPOCH) // _MICROSECOND * 1000
+
+
+def _name(value: object) -> str:
+    return type(value).__name__

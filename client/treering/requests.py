@@ -1,0 +1,112 @@
+"""From the arguments of a read or a subscription to the message that travels."""
+
+from datetime import datetime
+
+from treering.checkpoints import Checkpoint
+from treering.queries import Query
+from treering.times import to_duration, to_timestamp
+from treering.v1 import event_store_service_pb2 as pb
+
+
+def read_request(
+    *,
+    stream: str | None,
+    query: Query | None,
+    backwards: bool,
+    after_position: int | None,
+    after_version: int | None,
+    after_time: datetime | None,
+    until_position: int | None,
+    until_time: datetime | None,
+    limit: int | None,
+    min_position: int,
+    expected_log_id: str | None,
+) -> pb.ReadRequest:
+    """The request for a read.
+
+    Raises:
+        ValueError: Arguments exclude one another, or a number is out of range. (Of the members
+            of a oneof the last one set would win: a filter would be lost silently.)
+    """
+    _at_most_one(stream=stream, query=query)
+    _at_most_one(
+        after_position=after_position, after_version=after_version, after_time=after_time
+    )
+    _at_most_one(until_position=until_position, until_time=until_time)
+    request = pb.ReadRequest(
+        direction=pb.DIRECTION_BACKWARDS if backwards else pb.DIRECTION_FORWARDS,
+        limit=limit,
+        min_position=min_position,
+        expected_log_id=expected_log_id or "",
+    )
+    if stream is not None:
+        request.stream = stream
+    else:
+        request.query.CopyFrom((query or Query.all()).to_proto())
+    if after_position is not None:
+        request.after_position = after_position
+    elif after_version is not None:
+        request.after_version = after_version
+    elif after_time is not None:
+        request.after_time.CopyFrom(to_timestamp(after_time, "after_time"))
+    if until_position is not None:
+        request.until_position = until_position
+    elif until_time is not None:
+        request.until_time.CopyFrom(to_timestamp(until_time, "until_time"))
+    return request
+
+
+def subscribe_request(
+    *,
+    stream: str | None,
+    query: Query | None,
+    after: Checkpoint | None,
+    after_position: int | None,
+    after_version: int | None,
+    after_time: datetime | None,
+    from_head: bool,
+    heartbeat: float | None,
+    expected_log_id: str | None,
+) -> pb.SubscribeRequest:
+    """The request for a subscription.
+
+    Raises:
+        ValueError: Arguments exclude one another, or a number is out of range.
+    """
+    _at_most_one(stream=stream, query=query)
+    _at_most_one(
+        after=after,
+        after_position=after_position,
+        after_version=after_version,
+        after_time=after_time,
+        from_head=from_head or None,
+    )
+    if after is not None:
+        if expected_log_id not in (None, after.log_id):
+            raise ValueError("expected_log_id is not the log id of the checkpoint")
+        expected_log_id = after.log_id
+    request = pb.SubscribeRequest(expected_log_id=expected_log_id or "")
+    if stream is not None:
+        request.stream = stream
+    else:
+        request.query.CopyFrom((query or Query.all()).to_proto())
+    if after is not None:
+        request.after_position = after.position
+        request.after_event_id = after.event_id
+    elif after_position is not None:
+        request.after_position = after_position
+    elif after_version is not None:
+        request.after_version = after_version
+    elif after_time is not None:
+        request.after_time.CopyFrom(to_timestamp(after_time, "after_time"))
+    elif from_head:
+        request.from_head = True
+    if heartbeat is not None:
+        request.heartbeat_interval.CopyFrom(to_duration(heartbeat))
+    return request
+
+
+def _at_most_one(**arguments: object) -> None:
+    given = [name for name, value in arguments.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"give only one of {', '.join(given)}")

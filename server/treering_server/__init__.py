@@ -1,0 +1,1 @@
+"""The Treering service: an event store behind gRPC, kept by SQLite or PostgreSQL."""

@@ -1,0 +1,1 @@
+"""What decides: the log, its order and its delivery. Knows no gRPC and no SQL."""

@@ -1,0 +1,66 @@
+"""The part of an append condition that is decided before the append lock is taken.
+
+The log only grows, so what was found up to some head stays found. How long the lock is
+held then does not depend on how far back a condition reaches.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from treering_server.core.model import AppendCondition
+from treering_server.core.query import Query
+from treering_server.core.storage import Storage
+
+BUDGET_SECONDS = 2.0
+"""For all conditions of an append."""
+WALKED_EVENTS = 1_000
+"""Events looked at by one statement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What is known of a condition: whether events match, up to a position."""
+
+    to: int
+    match: int | None = None
+    """The first position that matches."""
+    too_costly: bool = False
+    """The budget ran out before the end."""
+
+
+def look(
+    storage: Storage, conditions: Sequence[AppendCondition], until: int, known: Sequence[Looked]
+) -> list[Looked]:
+    """Looks on to a position, from where each condition was looked at before."""
+    deadline = time.monotonic() + BUDGET_SECONDS
+    return [
+        _look_on(storage, condition.fail_if_match, until, before, deadline)
+        for condition, before in zip(conditions, known, strict=True)
+    ]
+
+
+def not_looked(conditions: Sequence[AppendCondition]) -> list[Looked]:
+    """Nothing is known yet: what lies up to `after_position` is allowed."""
+    return [Looked(to=condition.after_position) for condition in conditions]
+
+
+def _look_on(storage: Storage, query: Query, until: int, before: Looked, deadline: float) -> Looked:
+    if before.match is not None or before.too_costly or before.to >= until:
+        return before
+    first: int | None = None
+    for item in query.items:
+        position = before.to
+        # A match of a later item counts only if it comes before those found so far.
+        end = until if first is None else first - 1
+        while position < end:
+            if time.monotonic() > deadline:
+                return Looked(before.to, too_costly=True)
+            found = storage.matching(
+                item, position, end, backwards=False, max_postings=WALKED_EVENTS
+            )
+            if found.positions:
+                first = found.positions[0]
+                break
+            position = found.looked_to
+    return Looked(until, match=first)

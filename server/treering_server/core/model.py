@@ -1,0 +1,224 @@
+"""The values that the parts hand to one another. All frozen, none knows how it travels.
+
+Positions and versions count from 1; 0 stands for "before everything" and "no such
+stream". Times are whole microseconds since 1970, UTC.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+from treering_server.core.query import Query
+
+MAX_POSITION = 2**63 - 1
+"""The highest position, version and count that databases and callers can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedVersion:
+    """Holds if the stream is at exactly this version."""
+
+    version: int
+
+    def holds(self, version: int) -> bool:
+        """Whether a stream at `version` meets it."""
+        return version == self.version
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedExists:
+    """Holds if the stream has events, or, where `exists` is false, if it has none."""
+
+    exists: bool
+
+    def holds(self, version: int) -> bool:
+        """Whether a stream at `version` meets it."""
+        return (version > 0) == self.exists
+
+
+Expectation = ExpectedVersion | ExpectedExists
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event to append, encoded once when its request arrived."""
+
+    id: UUID
+    type: str
+    tags: frozenset[str]
+    body: bytes
+    """The encoded `Event`, id, content type and all: the first part of its record."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAppend:
+    """Events of one stream in order, and what the stream must be like before. A part with
+    no events only checks."""
+
+    stream: str
+    expectation: Expectation | None
+    events: tuple[NewEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AppendCondition:
+    """Fails if an event that matches was recorded after `after_position`."""
+
+    fail_if_match: Query
+    after_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """One atomic write: all of its events are recorded next to one another, or none."""
+
+    streams: tuple[StreamAppend, ...]
+    events: tuple[NewEvent, ...]
+    """Events of no stream, recorded after those of streams."""
+    conditions: tuple[AppendCondition, ...]
+    expected_log_id: UUID | None
+    size: int
+    """Bytes of the encoded request: what it counts for where memory is bounded."""
+
+    def placed_events(self) -> list[tuple[str, NewEvent]]:
+        """All events with their stream ("" for none), in the order of recording."""
+        placed = [(part.stream, event) for part in self.streams for event in part.events]
+        placed += [("", event) for event in self.events]
+        return placed
+
+
+@dataclass(frozen=True, slots=True)
+class StreamVersion:
+    """A stream and its version."""
+
+    stream: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Where the events of an append are."""
+
+    first_position: int
+    last_position: int
+    versions: tuple[StreamVersion, ...]
+    recorded_at: int
+    duplicate: bool
+    log_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of the log as it was at one moment."""
+
+    log_id: UUID
+    position: int
+    recorded_at: int
+    """When the event at `position` was recorded; 0 if the log is empty."""
+    event_id: UUID | None
+    """Id of the event at `position`; None if the log is empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSource:
+    """The events of one stream, which need not exist."""
+
+    stream: str
+
+
+Source = StreamSource | Query
+
+
+@dataclass(frozen=True, slots=True)
+class AfterPosition:
+    """Strictly after this position, along the direction."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class AfterVersion:
+    """Strictly after this version of the stream, along the direction."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class AfterTime:
+    """Recorded after this time (backwards: before it)."""
+
+    nanoseconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class FromHead:
+    """After whatever is the head when the subscription begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class UntilPosition:
+    """The log as it stood when this position was its head."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class UntilTime:
+    """The log as it stood at this time, with what was recorded at it."""
+
+    nanoseconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What to read of the log."""
+
+    source: Source
+    backwards: bool = False
+    after: AfterPosition | AfterVersion | AfterTime | None = None
+    until: UntilPosition | UntilTime | None = None
+    limit: int | None = None
+    min_position: int = 0
+    expected_log_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """What to follow."""
+
+    source: Source
+    start: AfterPosition | AfterVersion | AfterTime | FromHead
+    heartbeat_seconds: float
+    expected_log_id: UUID | None = None
+    after_event_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListStreams:
+    """A page of streams by name."""
+
+    prefix: str
+    page_size: int
+    after_name: str | None
+    show_deleted: bool
+
+
+DeletionState = Literal["live", "deleted", "permanent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What is known about a stream that was written to."""
+
+    name: str
+    version: int
+    """0 if it is deleted."""
+    first_version: int
+    """The oldest version that can be read; 0: none."""
+    next_version: int
+    recorded_at: int
+    """When its last event was recorded."""
+    deletion: DeletionState
+    max_age_microseconds: int | None
+    max_count: int | None
+    truncate_before: int

@@ -1,0 +1,262 @@
+"""Answers reads: notes the head when one begins, and yields nothing above it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from treering_server.core import pages
+from treering_server.core.errors import (
+    LogDiverged,
+    LogState,
+    MinPositionNotReached,
+    NotFound,
+    PositionAheadOfLog,
+    StreamDeleted,
+)
+from treering_server.core.incarnations import check_position
+from treering_server.core.model import (
+    AfterPosition,
+    AfterTime,
+    AfterVersion,
+    FromHead,
+    Head,
+    ListStreams,
+    Read,
+    Source,
+    Stream,
+    StreamSource,
+    Subscribe,
+    UntilPosition,
+    UntilTime,
+)
+from treering_server.core.pages import Page, Pages
+from treering_server.core.storage import Incarnation, Storage
+
+MIN_POSITION_SECONDS = 5.0
+"""The longest wait for `min_position`."""
+DEADLINE_SHARE = 0.9
+"""The share of the caller's deadline that it may take."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.002, 0.05
+HISTORY_READERS = 4
+"""Pages of subscriptions read at a time: many late ones must not shut out the reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One state of the log, and the way to the events asked of it."""
+
+    head_position: int
+    stream_version: int
+    log_id: UUID
+    pages: Pages
+
+
+class Reader:
+    """Reads the log in the loop's default threads, one short transaction a page."""
+
+    def __init__(self, storage: Storage) -> None:
+        """Reads from a storage."""
+        self._storage = storage
+        self._incarnations: Sequence[Incarnation] = ()
+        self._history = asyncio.Semaphore(HISTORY_READERS)
+
+    async def head(self) -> Head:
+        """The end of the log, with all that was acknowledged before by any server."""
+        return await asyncio.to_thread(self._storage.head)
+
+    async def event_id(self, position: int) -> UUID | None:
+        """Id of the event at a position."""
+        return await asyncio.to_thread(self._storage.event_id, position)
+
+    async def stream(self, name: str) -> Stream:
+        """A stream.
+
+        Raises:
+            NotFound: It was never written to.
+        """
+        stream = await asyncio.to_thread(self._storage.stream, name)
+        if stream is None:
+            raise NotFound(f"stream {name!r}")
+        return stream
+
+    async def streams(self, request: ListStreams) -> list[Stream]:
+        """A page of streams, and one more if there are more."""
+        return await asyncio.to_thread(self._storage.streams, request)
+
+    async def read(self, read: Read, seconds: float | None) -> Reading:
+        """Notes the state and finds the start.
+
+        Args:
+            read: What to read.
+            seconds: Until the caller's deadline; None: none.
+
+        Raises:
+            Refusal: See `ReadRequest`.
+        """
+        head = await self.head()
+        if read.expected_log_id is not None:
+            position = read.after.position if isinstance(read.after, AfterPosition) else 0
+            await self._check_log(read.expected_log_id, position, head)
+        if head.position < read.min_position:
+            head = await self._reach(read.min_position, seconds)
+        return await asyncio.to_thread(self._reading, read, head)
+
+    async def pages(self, reading: Reading, limit: int | None) -> AsyncIterator[Page]:
+        """The pages of a read that have events."""
+        remaining = pages.PAGE_EVENTS if limit is None else limit
+        while remaining > 0:
+            page = await asyncio.to_thread(reading.pages.next, remaining)
+            if page.count:
+                yield page
+            if page.last:
+                return
+            if limit is not None:
+                remaining -= page.count
+
+    async def _reach(self, position: int, seconds: float | None) -> Head:
+        wait = MIN_POSITION_SECONDS
+        if seconds is not None:
+            wait = min(wait, DEADLINE_SHARE * seconds)
+        deadline = time.monotonic() + wait
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            head = await self.head()
+            if head.position >= position:
+                return head
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise MinPositionNotReached(position, LogState(head.log_id, head.position))
+            await asyncio.sleep(min(pause, remaining))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _check_log(self, expected: UUID, position: int, head: Head) -> None:
+        if not self._incarnations or self._incarnations[-1].log_id != head.log_id:
+            self._incarnations = await asyncio.to_thread(self._storage.incarnations)
+        state = LogState(head.log_id, head.position)
+        check_position(expected, position, state, self._incarnations)
+
+    def _reading(self, read: Read, head: Head) -> Reading:
+        until = head.position
+        if isinstance(read.until, UntilPosition):
+            until = min(until, read.until.position)
+        elif isinstance(read.until, UntilTime):
+            until = min(until, self._storage.position_at_time(read.until.nanoseconds // 1000))
+        if isinstance(read.source, StreamSource):
+            return self._stream_reading(read, read.source.stream, head, until)
+        after = 0
+        newest = until
+        if isinstance(read.after, AfterVersion):
+            raise TypeError("a version is of a stream")
+        if read.after is not None:
+            if read.backwards:
+                newest = min(until, self._position_before(read.after))
+            else:
+                after = self._position_after(read.after, head)
+        walk = pages.walk(self._storage, read.source, after, newest, backwards=read.backwards)
+        return Reading(until, 0, head.log_id, walk)
+
+    def _stream_reading(self, read: Read, stream: str, head: Head, until: int) -> Reading:
+        version = self._storage.version_at(stream, until)
+        after = 0
+        newest = version
+        match read.after:
+            case None:
+                pass
+            case AfterVersion(given) if read.backwards:
+                newest = min(version, given - 1)
+            case AfterVersion(given):
+                self._check_version(stream, given, head)
+                after = given
+            case given if read.backwards:
+                newest = min(
+                    version, self._storage.version_at(stream, self._position_before(given))
+                )
+            case given:
+                after = self._storage.version_at(stream, self._position_after(given, head))
+        walk = pages.StreamPages(
+            self._storage, stream, after, newest, until=until, backwards=read.backwards
+        )
+        return Reading(until, version, head.log_id, walk)
+
+    def _position_after(self, after: AfterPosition | AfterTime, head: Head) -> int:
+        """The position after which what is asked for begins."""
+        if isinstance(after, AfterTime):
+            return self._storage.position_at_time(after.nanoseconds // 1000)
+        if after.position > head.position:
+            raise PositionAheadOfLog(
+                "after_position", after.position, LogState(head.log_id, head.position)
+            )
+        return after.position
+
+    def _position_before(self, after: AfterPosition | AfterTime) -> int:
+        """The position up to which what is asked for reaches, going backwards."""
+        if isinstance(after, AfterTime):
+            # Strictly before: of times in whole microseconds, the last below.
+            return self._storage.position_at_time((after.nanoseconds - 1) // 1000)
+        return max(after.position - 1, 0)
+
+    def _check_version(self, stream: str, version: int, head: Head) -> None:
+        known = self._storage.stream(stream)
+        last = 0 if known is None else known.next_version - 1
+        if version > last:
+            raise PositionAheadOfLog(
+                "after_version", version, LogState(head.log_id, head.position), last
+            )
+
+    async def start(self, subscribe: Subscribe) -> tuple[Head, int]:
+        """The head now, and the position after which a subscription begins.
+
+        Raises:
+            Refusal: See `SubscribeRequest`.
+        """
+        head = await self.head()
+        position = subscribe.start.position if isinstance(subscribe.start, AfterPosition) else 0
+        if subscribe.expected_log_id is not None:
+            await self._check_log(subscribe.expected_log_id, position, head)
+        return head, await asyncio.to_thread(self._start, subscribe, head)
+
+    def _start(self, subscribe: Subscribe, head: Head) -> int:
+        source, start = subscribe.source, subscribe.start
+        if isinstance(source, StreamSource):
+            known = self._storage.stream(source.stream)
+            if known is not None and known.deletion == "permanent":
+                raise StreamDeleted(source.stream)
+        match start:
+            case FromHead():
+                return head.position
+            case AfterVersion(version):
+                if not isinstance(source, StreamSource):
+                    raise TypeError("a version is of a stream")
+                self._check_version(source.stream, version, head)
+                return self._position_of(source.stream, version)
+            case after:
+                position = self._position_after(after, head)
+        if subscribe.after_event_id is not None and (
+            self._storage.event_id(position) != subscribe.after_event_id
+        ):
+            forks = [each.first_position - 1 for each in self._storage.incarnations()[1:]]
+            common = max((fork for fork in forks if fork < position), default=0)
+            raise LogDiverged(LogState(head.log_id, head.position), common)
+        return position
+
+    def _position_of(self, stream: str, version: int) -> int:
+        rows = self._storage.stream_records(
+            stream, version - 1, version, backwards=False, max_events=1, max_bytes=0
+        )
+        return rows[0][0] if rows else 0
+
+    async def history(self, source: Source, after: int, until: int) -> Pages:
+        """Walks what a subscription has yet to get of a window."""
+        if not isinstance(source, StreamSource):
+            return pages.walk(self._storage, source, after, until, backwards=False)
+        stream = source.stream
+        first = await asyncio.to_thread(self._storage.version_at, stream, after)
+        last = await asyncio.to_thread(self._storage.version_at, stream, until)
+        return pages.StreamPages(self._storage, stream, first, last, until=until, backwards=False)
+
+    async def history_page(self, walk: Pages) -> Page:
+        """The next page of a subscription's history, in turn with those of others."""
+        async with self._history:
+            return await asyncio.to_thread(walk.next, pages.PAGE_EVENTS)

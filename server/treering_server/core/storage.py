@@ -1,0 +1,181 @@
+"""What the core asks of a database.
+
+Every method blocks and may be called from any thread, except that one thread alone
+writes. Each read is a short transaction of its own. Windows are always `after <
+position <= until`, whichever way they are walked.
+
+A database that can't be reached or refuses its service raises a `Refusal` from
+`core.errors` (`StorageUnavailable`, `StorageFull`, `ReadOnly`); what a caller could not
+have caused raises `StorageDefect`; a commit whose end is not known raises
+`CommitUnknown`.
+"""
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+from uuid import UUID
+
+from treering_server.core.model import Head, ListStreams, Stream
+from treering_server.core.query import QueryItem, Terms
+
+
+class StorageDefect(Exception):
+    """The database refused a statement of ours: a defect, or a poisoned append."""
+
+
+class CommitUnknown(Exception):
+    """The connection failed in COMMIT: it may have gone through or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incarnation:
+    """One unbroken history of the log."""
+
+    log_id: UUID
+    first_position: int
+    """The first position that was given under it; earlier ones are common."""
+
+
+StoredRecord: TypeAlias = tuple[int, int | None, bytes | None]
+"""Position, version (None: of no stream) and record (None: erased), as the driver gives
+them: a class of our own would cost more than reading the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """What a look for matching events found."""
+
+    positions: list[int]
+    """Along the direction asked for."""
+    looked_to: int
+    """Everything on the way to this position was looked at: when going forwards the
+    highest position looked at, when going backwards the position below the lowest."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What an append needs to know of a stream."""
+
+    version: int
+    """Its version; 0: no such stream, or deleted."""
+    last_version: int
+    """The last version it was ever given: the next one is one more."""
+    permanently_deleted: bool = False
+
+
+NO_STREAM = StreamState(version=0, last_version=0)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedId:
+    """An event whose id was asked for."""
+
+    position: int
+    stream: str
+    version: int
+    recorded_at: int
+    record: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class LockedState:
+    """What an append is decided on, read under the append lock."""
+
+    head: Head
+    streams: dict[str, StreamState]
+    """Of the streams asked for, those that exist."""
+    ids: dict[UUID, RecordedId]
+    """Of the ids asked for, those that are taken."""
+
+
+@dataclass(slots=True)
+class NewRecord:
+    """An event in its place, ready to be stored. Not frozen: that would double the price of
+    making one, which is paid under the append lock."""
+
+    position: int
+    recorded_at: int
+    version: int
+    id: UUID
+    terms: Terms
+    record: bytes
+
+
+class WriteTransaction(Protocol):
+    """A transaction that holds the append lock."""
+
+    def state(self, streams: Collection[str], ids: Collection[UUID]) -> LockedState:
+        """What the log, the named streams and the ids are like."""
+
+    def records(self, after: int, limit: int) -> list[StoredRecord]:
+        """The next records after a position."""
+
+    def insert(self, records: Sequence[NewRecord]) -> None:
+        """Stores events, their tags, and the streams, categories and types new with them."""
+
+    def commit(self) -> None:
+        """Makes all of it durable. Always writes something, so that a commit that
+        returns stands behind everything that the transaction has seen.
+
+        Raises:
+            CommitUnknown: It may have gone through or not.
+        """
+
+
+class Storage(Protocol):
+    """A database that keeps one log."""
+
+    def head(self) -> Head:
+        """The end of the log now."""
+
+    def incarnations(self) -> list[Incarnation]:
+        """All that the log has had, oldest first."""
+
+    def event_id(self, position: int) -> UUID | None:
+        """Id of the event at a position; None if there is none."""
+
+    def position_at_time(self, microseconds: int) -> int:
+        """The last position recorded at or before a time; 0: none."""
+
+    def records(
+        self, after: int, until: int, *, backwards: bool, max_events: int, max_bytes: int
+    ) -> list[StoredRecord]:
+        """Records of a window, cut so that they stay within `max_bytes`; but at least one."""
+
+    def records_at(self, positions: Sequence[int], *, max_bytes: int) -> list[StoredRecord]:
+        """Records at positions, in their order, cut likewise."""
+
+    def stream_records(
+        self,
+        stream: str,
+        after_version: int,
+        until_version: int,
+        *,
+        backwards: bool,
+        max_events: int,
+        max_bytes: int,
+    ) -> list[StoredRecord]:
+        """Records of a window of versions of a stream, cut likewise."""
+
+    def version_at(self, stream: str, position: int) -> int:
+        """The last version that a stream was given up to a position; 0: none."""
+
+    def matching(
+        self, item: QueryItem, after: int, until: int, *, backwards: bool, max_postings: int
+    ) -> Matches:
+        """Positions in a window whose events match, found from the narrowest part of the
+        item. Looks at no more than about `max_postings` events that this part names."""
+
+    def stream(self, name: str) -> Stream | None:
+        """A stream; None if it was never written to."""
+
+    def streams(self, request: ListStreams) -> list[Stream]:
+        """Streams in order of name, byte by byte, after `request.after_name`."""
+
+    def write(self, lock_seconds: float) -> AbstractContextManager[WriteTransaction]:
+        """Takes the append lock, waiting that long at most. Leaving without a commit rolls
+        back."""
+
+    def close(self) -> None:
+        """Gives all connections back. Nothing may be called after it."""

@@ -1,0 +1,375 @@
+"""The one way into the log: group commit.
+
+Callers, on the event loop, put appends into a queue. One thread takes whatever waits,
+decides each append in turn against the state that the earlier ones leave, inserts the
+winners together, commits once, and hands all answers back to the loop. There is no
+timer: while one batch commits, the next collects.
+
+An error of the database ends the batch: nothing is known of its appends but what a new
+transaction finds, under the lock, by their event ids. So a batch that failed is simply
+decided again; what its first attempt did write comes out as a repeat.
+
+`close` lets the thread finish what is queued.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from treering_server.core.conditions import Looked, look, not_looked
+from treering_server.core.decide import BatchState, decide
+from treering_server.core.errors import (
+    OutcomeUnknown,
+    Overloaded,
+    Refusal,
+    ShuttingDown,
+    StorageUnavailable,
+)
+from treering_server.core.model import Append, Appended
+from treering_server.core.record import EnvelopeEncoder, parse
+from treering_server.core.storage import (
+    CommitUnknown,
+    Incarnation,
+    NewRecord,
+    Storage,
+    WriteTransaction,
+)
+from treering_server.core.tail import Tail
+
+BATCH_EVENTS = 10_000
+"""At least one append goes into a batch, however large."""
+BATCH_BYTES = 8 * 1024 * 1024
+QUEUE_BYTES = 64 * 1024 * 1024
+"""What may wait; more is refused."""
+APPEND_OVERHEAD_BYTES = 1_024
+"""What a waiting append counts for beside its bytes."""
+TAIL_EVENTS = 20_000
+"""Recent events that append conditions are decided on in memory."""
+FETCHED_EVENTS = 10_000
+"""What may be read under the lock of what other servers wrote."""
+LOCK_SECONDS = 5.0
+"""How long one attempt waits for the append lock."""
+PATIENCE_SECONDS = 5.0
+"""How long appends are tried again while the database is away."""
+UNKNOWN_PATIENCE_SECONDS = 15.0
+"""The same once a commit of theirs had no known end: the answer is worth more."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 0.5
+
+Outcome: TypeAlias = Appended | Exception
+
+
+class AppendCall:
+    """The appends of one RPC, which are recorded in the order sent or not at all: once one
+    fails for a reason that may pass, those behind it must not be recorded."""
+
+    def __init__(self) -> None:
+        """Nothing has failed yet."""
+        self.broken = False
+
+
+class DeadlinePassed(Exception):
+    """The caller's deadline passed while the append waited; nothing was written."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    append: Append
+    call: AppendCall
+    deadline: float
+    """On the monotonic clock."""
+    answer: "asyncio.Future[Appended]"
+    looked: Sequence[Looked]
+    attempted: bool = False
+    """A commit that it was part of had no known end."""
+
+    @property
+    def size(self) -> int:
+        return self.append.size + APPEND_OVERHEAD_BYTES
+
+
+class _TooFarBehind(Exception):
+    """Other servers wrote more than should be read under the lock."""
+
+
+@dataclass(slots=True)
+class _Queue:
+    """What waits for the writer's thread. Guarded by its condition."""
+
+    waiting: deque[_Waiting] = field(default_factory=deque)
+    size: int = 0
+    closing: bool = False
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+
+class Writer:
+    """Records appends in the order in which they are submitted."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        published: Callable[[Sequence[NewRecord]], None],
+        *,
+        queue_bytes: int = QUEUE_BYTES,
+    ) -> None:
+        """Starts the thread. Must be called on the event loop.
+
+        Args:
+            storage: Where to.
+            published: Called on the loop with what was committed, before the answers.
+            queue_bytes: Appends beyond this are refused as `Overloaded`.
+        """
+        self._storage = storage
+        self._published = published
+        self._queue_bytes = queue_bytes
+        self._loop = asyncio.get_running_loop()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._queue = _Queue()
+        self._encoder = EnvelopeEncoder()
+        self._incarnations: Sequence[Incarnation] = storage.incarnations()
+        self._committed = storage.head().position
+        self._tail = Tail(self._committed)
+        self._inserting = False
+        self._thread = threading.Thread(target=self._run, name="writer")
+        self._thread.start()
+
+    async def submit(
+        self, append: Append, call: AppendCall, seconds: float | None
+    ) -> "asyncio.Future[Appended]":
+        """Queues an append behind those submitted before; the future has its outcome.
+
+        Args:
+            append: What to record.
+            call: What it belongs to.
+            seconds: Until the caller's deadline; None: none.
+
+        Raises:
+            Overloaded: Too much waits already.
+            ShuttingDown: The server is going away.
+            StorageUnavailable: Its conditions could not be looked at.
+        """
+        deadline = float("inf") if seconds is None else time.monotonic() + seconds
+        looked = not_looked(append.conditions)
+        if any(each.to < self._tail.base for each in looked):
+            looked = await asyncio.to_thread(
+                look, self._storage, append.conditions, self._committed, looked
+            )
+        waiting = _Waiting(append, call, deadline, self._loop.create_future(), looked)
+        queue = self._queue
+        with queue.changed:
+            if queue.closing:
+                raise ShuttingDown
+            if queue.waiting and queue.size + waiting.size > self._queue_bytes:
+                raise Overloaded("too many appends wait to be recorded")
+            queue.waiting.append(waiting)
+            queue.size += waiting.size
+            if 2 * queue.size > self._queue_bytes:
+                self._room.clear()
+            queue.changed.notify()
+        return waiting.answer
+
+    async def room(self) -> None:
+        """Waits until less than half of what may wait does: for callers that can slow down."""
+        await self._room.wait()
+
+    async def close(self) -> None:
+        """Records what is queued, then ends the thread. Later appends are refused."""
+        with self._queue.changed:
+            self._queue.closing = True
+            self._queue.changed.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    # What follows runs in the writer's thread.
+
+    def _run(self) -> None:
+        while batch := self._collect():
+            self._record(batch)
+
+    def _collect(self) -> list[_Waiting]:
+        """What waits, as much as one batch may hold; nothing when all is over."""
+        queue = self._queue
+        batch: list[_Waiting] = []
+        events = size = 0
+        with queue.changed:
+            while not queue.waiting and not queue.closing:
+                queue.changed.wait()
+            while queue.waiting and (not batch or (events < BATCH_EVENTS and size < BATCH_BYTES)):
+                waiting = queue.waiting.popleft()
+                batch.append(waiting)
+                queue.size -= waiting.size
+                size += waiting.size
+                events += sum(len(part.events) for part in waiting.append.streams)
+                events += len(waiting.append.events)
+            roomy = 2 * queue.size <= self._queue_bytes
+        if roomy:
+            self._loop.call_soon_threadsafe(self._room.set)
+        return batch
+
+    def _record(self, batch: Sequence[_Waiting], began: float | None = None) -> None:
+        """Sees a batch through, whatever the database does."""
+        began = began or time.monotonic()
+        pause = FIRST_PAUSE_SECONDS
+        while batch := self._still_wanted(batch):
+            try:
+                self._attempt(batch)
+            except _TooFarBehind:
+                self._look_on(batch)
+            except (StorageUnavailable, CommitUnknown) as error:
+                if self._inserting and len(batch) > 1:
+                    break
+                if time.monotonic() - began > self._patience(batch):
+                    self._give_up(batch, error)
+                    return
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            except Refusal as refusal:
+                self._give_up(batch, refusal)
+                return
+            except Exception as error:
+                if len(batch) > 1:
+                    break
+                self._give_up(batch, error)
+                return
+            else:
+                return
+        # A statement that the database refuses or dies of, or a defect of ours: in smaller
+        # batches the append that is to blame fails alone.
+        half = len(batch) // 2
+        for some in (batch[:half], batch[half:]):
+            if some:
+                self._record(some, began)
+
+    def _attempt(self, batch: Sequence[_Waiting]) -> None:
+        """Decides, inserts, commits and answers a batch."""
+        self._inserting = False
+        try:
+            with self._storage.write(LOCK_SECONDS) as transaction:
+                state = self._locked_state(transaction, batch)
+                now = time.time_ns() // 1000
+                outcomes = [self._outcome(state, each, now) for each in batch]
+                if state.records:
+                    self._inserting = True
+                    transaction.insert(state.records)
+                    self._inserting = False
+                if any(isinstance(outcome, Appended) for outcome in outcomes):
+                    transaction.commit()
+        except BaseException as error:
+            # The tail ran ahead of what is committed.
+            self._tail = Tail(self._committed)
+            if isinstance(error, CommitUnknown):
+                for each in batch:
+                    each.attempted = True
+            raise
+        self._committed = state.head
+        while len(self._tail) > TAIL_EVENTS:
+            self._tail.trim()
+        answers = [(each.answer, outcome) for each, outcome in zip(batch, outcomes, strict=True)]
+        self._loop.call_soon_threadsafe(self._deliver, answers, state.records)
+
+    def _locked_state(self, transaction: WriteTransaction, batch: Sequence[_Waiting]) -> BatchState:
+        """What the batch is decided on, read under the lock."""
+        appends = [each.append for each in batch]
+        streams = {part.stream for append in appends for part in append.streams}
+        ids = {event.id for append in appends for _, event in append.placed_events()}
+        locked = transaction.state(streams, ids)
+        self._committed = locked.head.position
+        if self._incarnations[-1].log_id != locked.head.log_id:
+            self._incarnations = self._storage.incarnations()
+        for each in batch:
+            # Under the lock no earlier transaction of ours is alive any more: what is not there
+            # now was not written.
+            if each.attempted and not any(
+                event.id in locked.ids for _, event in each.append.placed_events()
+            ):
+                each.attempted = False
+        self._cover(transaction, batch, locked.head.position)
+        return BatchState(locked, self._incarnations, self._tail)
+
+    def _cover(self, transaction: WriteTransaction, batch: Sequence[_Waiting], head: int) -> None:
+        """Brings the tail to the head, and back to where the conditions were looked at.
+
+        Raises:
+            _TooFarBehind: That is too much to read under the lock.
+        """
+        open_looks = (
+            looked.to
+            for each in batch
+            for looked in each.looked
+            if looked.match is None and not looked.too_costly
+        )
+        needed = min(open_looks, default=head)
+        if needed < self._tail.base:
+            self._tail = Tail(needed)
+        elif needed >= head != self._tail.head:
+            self._tail = Tail(head)
+        if head - self._tail.head > FETCHED_EVENTS:
+            raise _TooFarBehind
+        if self._tail.head < head:
+            for _, _, record in transaction.records(self._tail.head, FETCHED_EVENTS):
+                self._tail.push(None if record is None else parse(record).terms)
+
+    def _look_on(self, batch: Sequence[_Waiting]) -> None:
+        """Looks at the conditions up to the head that was just seen, outside of the lock."""
+        for each in batch:
+            if each.append.conditions:
+                each.looked = look(
+                    self._storage, each.append.conditions, self._committed, each.looked
+                )
+
+    def _outcome(self, state: BatchState, waiting: _Waiting, now: int) -> Outcome:
+        try:
+            appended = decide(state, waiting.append, waiting.looked, now, self._encoder)
+        except Refusal as refusal:
+            return refusal
+        # What its own first attempt wrote is no repeat to the caller.
+        return replace(appended, duplicate=False) if waiting.attempted else appended
+
+    def _still_wanted(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
+        """Drops what nobody waits for, before any of it is written."""
+        wanted = []
+        now = time.monotonic()
+        for each in batch:
+            if each.answer.cancelled() or each.deadline < now:
+                each.call.broken = True
+            if each.call.broken:
+                late = OutcomeUnknown() if each.attempted else DeadlinePassed()
+                self._loop.call_soon_threadsafe(self._deliver, [(each.answer, late)], ())
+            else:
+                wanted.append(each)
+        return wanted
+
+    @staticmethod
+    def _patience(batch: Sequence[_Waiting]) -> float:
+        unknown = any(each.attempted for each in batch)
+        return UNKNOWN_PATIENCE_SECONDS if unknown else PATIENCE_SECONDS
+
+    def _give_up(self, batch: Sequence[_Waiting], error: Exception) -> None:
+        """Answers a batch with why it could not be recorded."""
+        if isinstance(error, CommitUnknown):
+            error = OutcomeUnknown()
+        answers: list[tuple[asyncio.Future[Appended], Outcome]] = []
+        for each in batch:
+            each.call.broken = True
+            answers.append((each.answer, OutcomeUnknown() if each.attempted else error))
+        self._loop.call_soon_threadsafe(self._deliver, answers, ())
+
+    # What follows runs on the loop again.
+
+    def _deliver(
+        self,
+        answers: Sequence[tuple["asyncio.Future[Appended]", Outcome]],
+        records: Sequence[NewRecord],
+    ) -> None:
+        if records:
+            self._published(records)
+        for answer, outcome in answers:
+            if answer.done():
+                continue
+            if isinstance(outcome, Appended):
+                answer.set_result(outcome)
+            else:
+                answer.set_exception(outcome)

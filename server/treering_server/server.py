@@ -1,0 +1,224 @@
+"""Puts the parts together; starts, drains and stops them."""
+
+import asyncio
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+import grpc
+import structlog
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from treering_server import logs
+from treering_server.config import Settings
+from treering_server.core.feed import Feed
+from treering_server.core.model import Head
+from treering_server.core.reader import Reader
+from treering_server.core.writer import Writer
+from treering_server.services import event_store, streams
+from treering_server.services.calls import Calls
+from treering_server.storage.database import Database, open_database
+from treering_server.storage.migrations import DatabaseUnusable
+
+RECEIVE_FACTOR = 4
+"""The transport takes so many times the request limit, so that limits are refused by name."""
+HEALTH_SECONDS = 0.25
+
+SERVER_OPTIONS = (
+    # A ping every 5 s is welcome, also without calls; a little sooner is no offence.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_500),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # A second server on the same port must fail, not share it.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_send_message_length", -1),
+)
+
+_log = structlog.get_logger("treering")
+
+
+class StartError(Exception):
+    """Why the server can't start, in one sentence."""
+
+
+class Server:
+    """One server over one database. Use as `async with Server(settings) as server`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Nothing is opened yet.
+
+        Raises:
+            StartError: The settings contradict one another.
+        """
+        try:
+            self._limits = settings.limits
+        except ValueError as error:
+            raise StartError(f"the settings contradict one another: {error}") from error
+        self._settings = settings
+        self.address = ""
+        """Where it listens, once it does."""
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Opens the database, then the port.
+
+        Raises:
+            StartError: Why not.
+        """
+        loop = asyncio.get_running_loop()
+        self._stopping: asyncio.Future[None] = loop.create_future()
+        self._threads = ThreadPoolExecutor(self._settings.readers, thread_name_prefix="reader")
+        loop.set_default_executor(self._threads)
+        try:
+            self._database = await asyncio.to_thread(
+                open_database,
+                self._settings.database_url,
+                readers=self._settings.readers,
+                migrate=self._settings.migrate,
+            )
+        except DatabaseUnusable as error:
+            raise StartError(str(error)) from error
+        try:
+            await self._serve()
+        except BaseException:
+            await asyncio.to_thread(self._database.storage.close)
+            raise
+
+    async def _serve(self) -> None:
+        storage = self._database.storage
+        head = await asyncio.to_thread(storage.head)
+        self._feed = Feed(
+            storage,
+            head,
+            ring_bytes=self._settings.feed_bytes,
+            poll_seconds=self._settings.poll_seconds,
+        )
+        self._server = self._make_server()
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self.address = self._bind()
+        self._writer = Writer(storage, self._feed.published, queue_bytes=self._settings.queue_bytes)
+        self._add_services()
+        self._feed.start()
+        await self._server.start()
+        self._watching = asyncio.create_task(self._watch_health())
+        self._say_what_it_runs_on(self._database, head)
+
+    def _make_server(self) -> aio.Server:
+        receive_bytes = RECEIVE_FACTOR * self._limits.append_bytes
+        options = (*SERVER_OPTIONS, ("grpc.max_receive_message_length", receive_bytes))
+        return aio.server(options=options)
+
+    def _bind(self) -> str:
+        listen = self._settings.listen
+        try:
+            port = self._server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise StartError(f"can't listen on {listen}: is it in use?") from error
+        return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+
+    def _add_services(self) -> None:
+        reader = Reader(self._database.storage)
+        calls = Calls(self._stopping)
+        event_store_service = event_store.EventStoreService(
+            self._writer, reader, self._feed, self._limits, self._stopping
+        )
+        stream_service = streams.StreamService(reader, self._limits)
+        for name, handlers in (
+            (event_store.NAME, event_store_service.handlers(calls)),
+            (streams.NAME, stream_service.handlers(calls)),
+        ):
+            self._server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(name, handlers),)
+            )
+        names = (event_store.NAME, streams.NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    async def _watch_health(self) -> None:
+        """Tells of the database: without it nothing is served."""
+        was: bool | None = None
+        while True:
+            available = self._feed.available
+            if available != was:
+                status = (
+                    health_pb2.HealthCheckResponse.SERVING
+                    if available
+                    else health_pb2.HealthCheckResponse.NOT_SERVING
+                )
+                for name in ("", event_store.NAME, streams.NAME):
+                    await self._health.set(name, status)
+                if was is not None:
+                    _log.warning("database back" if available else "database away")
+                was = available
+            await asyncio.sleep(HEALTH_SECONDS)
+
+    def _say_what_it_runs_on(self, database: Database, head: Head) -> None:
+        _log.info(
+            "database",
+            kind=database.kind,
+            place=database.place,
+            durability=database.durability,
+            log_id=str(head.log_id),
+            head=head.position,
+        )
+        for warning in database.warnings:
+            _log.warning("database", warning=warning)
+        _log.info("listening", address=self.address)
+
+    async def stop(self) -> None:
+        """Ends subscriptions, lets other calls finish for a while, and closes everything."""
+        self._watching.cancel()
+        await self._health.enter_graceful_shutdown()
+        self._stopping.set_result(None)
+        await self._server.stop(self._settings.stop_seconds)
+        await self._writer.close()
+        await self._feed.stop()
+        await asyncio.to_thread(self._database.storage.close)
+        _log.info("stopped", head=self._feed.head)
+
+
+def run(settings: Settings) -> int:
+    """Serves until a signal comes. Returns the exit code.
+
+    Raises:
+        StartError: Why it can't start.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            # Nothing acknowledged is lost by this: it was flushed before.
+            sys.stderr.flush()
+            os._exit(128 + number)
+        _log.info("stopping", signal=signal.Signals(number).name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    server = Server(settings)
+    async with server:
+        await stop.wait()
+    return 0

@@ -1,0 +1,1 @@
+"""The edge: protobuf and gRPC. Translates requests, answers and refusals, and decides nothing."""

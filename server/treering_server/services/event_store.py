@@ -1,0 +1,264 @@
+"""EventStoreService: append to the log, read it, follow it."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from treering_server.core.errors import InvalidRequest, Overloaded, Refusal, ShuttingDown, Violation
+from treering_server.core.feed import Feed
+from treering_server.core.limits import Limits
+from treering_server.core.model import Appended
+from treering_server.core.reader import Reader
+from treering_server.core.subscription import (
+    CaughtUp,
+    Events,
+    FellBehind,
+    Heartbeat,
+    Signal,
+    Started,
+    Subscription,
+)
+from treering_server.core.writer import AppendCall, Writer
+from treering_server.services import requests, responses
+from treering_server.services.calls import Calls, Context, Handler
+from treering_server.services.requests import AppendItem
+
+NAME = "treering.v1.EventStoreService"
+
+LARGE_REQUEST_BYTES = 32 * 1024
+"""A request from this size on is read in a thread, so that the loop goes on meanwhile."""
+UNANSWERED_ITEMS = 2_048
+UNANSWERED_BYTES = 8 * 1024 * 1024
+"""What one AppendMany call may have waiting before the server reads on."""
+FINAL_REASONS = frozenset(
+    {
+        "VERSION_CONFLICT",
+        "CONDITION_FAILED",
+        "EVENT_ID_CONFLICT",
+        "STREAM_DELETED",
+        "INVALID_REQUEST",
+        "POSITION_AHEAD_OF_LOG",
+        "LOG_MISMATCH",
+        "LOG_DIVERGED",
+        "NOT_FOUND",
+        "CONDITION_TOO_COSTLY",
+    }
+)
+"""Why an append of many can be refused without ending the call: repeating it never helps."""
+
+
+class EventStoreService:
+    """Translates, and decides nothing."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        reader: Reader,
+        feed: Feed,
+        limits: Limits,
+        stopping: "asyncio.Future[None]",
+    ) -> None:
+        """Serves what it is given. `stopping` is done when the server goes away."""
+        self._writer = writer
+        self._reader = reader
+        self._feed = feed
+        self._limits = limits
+        self._stopping = stopping
+        self._subscriptions = 0
+
+    def handlers(self, calls: Calls) -> dict[str, Handler]:
+        """The methods by name."""
+        return {
+            "Append": calls.unary("Append", self.append),
+            "AppendMany": calls.both_stream("AppendMany", self.append_many),
+            "Read": calls.server_stream("Read", self.read),
+            "Subscribe": calls.server_stream("Subscribe", self.subscribe),
+            "GetHead": calls.unary("GetHead", self.get_head),
+        }
+
+    async def append(self, request: bytes, context: Context) -> bytes:
+        """See the proto file, as for all methods."""
+        if len(request) < LARGE_REQUEST_BYTES:
+            append = requests.read_append(request, self._limits)
+        else:
+            append = await asyncio.to_thread(requests.read_append, request, self._limits)
+        answer = await self._writer.submit(append, AppendCall(), context.time_remaining())
+        return responses.appended(await answer)
+
+    async def append_many(self, messages: AsyncIterator[bytes], context: Context) -> None:
+        """See the proto file."""
+        await _ManyAppends(self._writer, self._limits, context, self._stopping).run(messages)
+
+    async def read(self, request: bytes, context: Context) -> None:
+        """See the proto file."""
+        read = requests.read_read(request, self._limits)
+        reading = await self._reader.read(read, context.time_remaining())
+        state = (reading.head_position, reading.stream_version, reading.log_id)
+        answered = False
+        async for page in self._reader.pages(reading, read.limit):
+            if self._stopping.done():
+                raise ShuttingDown
+            await context.write(responses.read_response(page.payload, *state))
+            answered = True
+        if not answered:
+            await context.write(responses.read_response(b"", *state))
+
+    async def subscribe(self, request: bytes, context: Context) -> None:
+        """See the proto file."""
+        subscribe = requests.read_subscribe(request, self._limits)
+        if self._subscriptions >= self._limits.subscriptions:
+            raise Overloaded(f"this server has {self._subscriptions} subscriptions, its limit")
+        self._subscriptions += 1
+        try:
+            subscription = Subscription(subscribe, self._reader, self._feed, self._stopping)
+            async for signal in subscription.signals():
+                await context.write(_subscribe_response(signal))
+        finally:
+            self._subscriptions -= 1
+
+    async def get_head(self, request: bytes, _context: Context) -> bytes:
+        """See the proto file."""
+        requests.read_get_head(request)
+        return responses.head(await self._reader.head())
+
+
+def _subscribe_response(signal: Signal) -> bytes:
+    match signal:
+        case Events(payload):
+            return responses.event_batch(payload)
+        case Heartbeat(position, event_id):
+            return responses.heartbeat(position, event_id)
+        case CaughtUp(position, event_id):
+            return responses.caught_up(position, event_id)
+        case FellBehind(position):
+            return responses.fell_behind(position)
+        case Started(log_id, after_position, head_position):
+            return responses.started(log_id, after_position, head_position)
+
+
+@dataclass(slots=True)
+class _Item:
+    request_id: int
+    size: int
+    outcome: "asyncio.Future[Appended] | Refusal"
+
+    @property
+    def settled(self) -> bool:
+        return isinstance(self.outcome, Refusal) or self.outcome.done()
+
+    async def result(self) -> bytes:
+        """The encoded result.
+
+        Raises:
+            Exception: What ends the call instead.
+        """
+        outcome: Appended | Refusal
+        if isinstance(self.outcome, Refusal):
+            outcome = self.outcome
+        else:
+            try:
+                outcome = await self.outcome
+            except Refusal as refusal:
+                if refusal.reason not in FINAL_REASONS:
+                    raise
+                outcome = refusal
+        return responses.append_result(self.request_id, outcome)
+
+
+class _ManyAppends:
+    """One AppendMany call: one task submits what comes, another answers in order.
+
+    What ends the reading of requests is told only when everything before it is answered.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        limits: Limits,
+        context: Context,
+        stopping: "asyncio.Future[None]",
+    ) -> None:
+        self._writer = writer
+        self._limits = limits
+        self._context = context
+        self._stopping = stopping
+        self._call = AppendCall()
+        self._unanswered: deque[_Item] = deque()
+        self._request_ids: set[int] = set()
+        self._bytes = 0
+        self._submitted = asyncio.Event()
+        self._answered = asyncio.Event()
+
+    async def run(self, messages: AsyncIterator[bytes]) -> None:
+        """Ends when all is answered, or raises what ends the call."""
+        submitting = asyncio.create_task(self._submit_all(messages))
+        submitting.add_done_callback(lambda _: self._submitted.set())
+        ending = asyncio.create_task(self._stop_reading(submitting))
+        try:
+            await self._answer_all(submitting)
+            if submitting.cancelled():
+                raise ShuttingDown
+            submitting.result()
+        finally:
+            # What still waits must not be recorded behind something that was not.
+            self._call.broken = True
+            submitting.cancel()
+            ending.cancel()
+            await asyncio.gather(submitting, ending, return_exceptions=True)
+            for item in self._unanswered:
+                if isinstance(item.outcome, asyncio.Future):
+                    item.outcome.cancel()
+
+    async def _stop_reading(self, submitting: "asyncio.Task[None]") -> None:
+        await asyncio.wait({self._stopping, submitting}, return_when=asyncio.FIRST_COMPLETED)
+        submitting.cancel()
+
+    async def _submit_all(self, messages: AsyncIterator[bytes]) -> None:
+        async for message in messages:
+            if len(message) < LARGE_REQUEST_BYTES:
+                items = requests.read_append_many(message, self._limits)
+            else:
+                items = await asyncio.to_thread(requests.read_append_many, message, self._limits)
+            for item in items:
+                await self._submit(item)
+
+    async def _submit(self, item: AppendItem) -> None:
+        if item.request_id in self._request_ids:
+            raise InvalidRequest(
+                (Violation("items.request_id", f"{item.request_id} is not answered yet"),)
+            )
+        while len(self._unanswered) >= UNANSWERED_ITEMS or self._bytes >= UNANSWERED_BYTES:
+            self._answered.clear()
+            await self._answered.wait()
+        await self._writer.room()
+        size = 0
+        outcome: asyncio.Future[Appended] | Refusal
+        if isinstance(item.append, Refusal):
+            outcome = item.append
+        else:
+            size = item.append.size
+            seconds = self._context.time_remaining()
+            outcome = await self._writer.submit(item.append, self._call, seconds)
+        self._request_ids.add(item.request_id)
+        self._unanswered.append(_Item(item.request_id, size, outcome))
+        self._bytes += size
+        self._submitted.set()
+
+    async def _answer_all(self, submitting: "asyncio.Task[None]") -> None:
+        while self._unanswered or not submitting.done():
+            if not self._unanswered:
+                self._submitted.clear()
+                await self._submitted.wait()
+                continue
+            results: list[bytes] = []
+            try:
+                while self._unanswered and (not results or self._unanswered[0].settled):
+                    results.append(await self._unanswered[0].result())
+                    item = self._unanswered.popleft()
+                    self._request_ids.discard(item.request_id)
+                    self._bytes -= item.size
+            finally:
+                self._answered.set()
+                if results:
+                    await self._context.write(responses.append_many(results))

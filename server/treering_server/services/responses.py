@@ -1,0 +1,158 @@
+"""Responses: from values of the core to the bytes of a message.
+
+Events are never built again: their records, joined by `core.record.join`, are the bytes of
+the field that holds them, and the rest of the response is put behind.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from treering.v1 import event_store_service_pb2 as pb
+from treering.v1 import stream_service_pb2
+from treering.v1.stream_service_pb2 import (
+    DELETION_STATE_DELETED,
+    DELETION_STATE_PERMANENT,
+    DELETION_STATE_UNSPECIFIED,
+    Retention,
+    StreamInfo,
+)
+from treering_server.core.errors import Refusal
+from treering_server.core.model import Appended, Head, Stream
+from treering_server.core.record import join
+from treering_server.services.statuses import failure_of
+
+_MICROSECONDS = 1_000_000
+_DELETION_STATES = {
+    "live": DELETION_STATE_UNSPECIFIED,
+    "deleted": DELETION_STATE_DELETED,
+    "permanent": DELETION_STATE_PERMANENT,
+}
+
+
+def appended(outcome: Appended) -> bytes:
+    """An `AppendResponse`."""
+    return _append_response(outcome).SerializeToString()
+
+
+def append_result(request_id: int, outcome: Appended | Refusal) -> bytes:
+    """An `AppendResult`, to be joined with others."""
+    result = pb.AppendResult(request_id=request_id)
+    if isinstance(outcome, Appended):
+        result.appended.CopyFrom(_append_response(outcome))
+    else:
+        result.failure.CopyFrom(failure_of(outcome))
+    return result.SerializeToString()
+
+
+def append_many(results: Sequence[bytes]) -> bytes:
+    """An `AppendManyResponse` of encoded results."""
+    return join(results)  # They are its field 1.
+
+
+def read_response(events: bytes, head_position: int, stream_version: int, log_id: UUID) -> bytes:
+    """A `ReadResponse` of joined records."""
+    rest = pb.ReadResponse(
+        head_position=head_position, stream_version=stream_version, log_id=str(log_id)
+    )
+    return events + rest.SerializeToString()
+
+
+def event_batch(events: bytes) -> bytes:
+    """A `SubscribeResponse` of joined records."""
+    return join((events,))  # An EventBatch is nothing but its events, and itself a field 1.
+
+
+def started(log_id: UUID, after_position: int, head_position: int) -> bytes:
+    """The first `SubscribeResponse`."""
+    content = pb.SubscriptionStarted(
+        log_id=str(log_id), after_position=after_position, head_position=head_position
+    )
+    return pb.SubscribeResponse(started=content).SerializeToString()
+
+
+def caught_up(position: int, event_id: UUID | None) -> bytes:
+    """The `SubscribeResponse` that history ends with."""
+    content = pb.CaughtUp(position=position, event_id=_id(event_id))
+    return pb.SubscribeResponse(caught_up=content).SerializeToString()
+
+
+def fell_behind(position: int) -> bytes:
+    """The `SubscribeResponse` that history begins again with."""
+    return pb.SubscribeResponse(fell_behind=pb.FellBehind(position=position)).SerializeToString()
+
+
+def heartbeat(position: int, event_id: UUID | None) -> bytes:
+    """The `SubscribeResponse` that breaks a silence."""
+    content = pb.Heartbeat(position=position, event_id=_id(event_id))
+    return pb.SubscribeResponse(heartbeat=content).SerializeToString()
+
+
+def head(head: Head) -> bytes:
+    """A `GetHeadResponse`."""
+    return pb.GetHeadResponse(
+        head_position=head.position,
+        log_id=str(head.log_id),
+        recorded_at=_timestamp(head.recorded_at) if head.position else None,
+    ).SerializeToString()
+
+
+def stream(stream: Stream) -> bytes:
+    """A `GetStreamResponse`."""
+    return stream_service_pb2.GetStreamResponse(stream=_stream_info(stream)).SerializeToString()
+
+
+def streams(page: Sequence[Stream], next_page_token: str) -> bytes:
+    """A `ListStreamsResponse`. The last page has an empty token."""
+    return stream_service_pb2.ListStreamsResponse(
+        streams=map(_stream_info, page), next_page_token=next_page_token
+    ).SerializeToString()
+
+
+def _append_response(outcome: Appended) -> pb.AppendResponse:
+    return pb.AppendResponse(
+        first_position=outcome.first_position,
+        last_position=outcome.last_position,
+        versions=[
+            pb.StreamVersion(stream=version.stream, version=version.version)
+            for version in outcome.versions
+        ],
+        recorded_at=_timestamp(outcome.recorded_at),
+        duplicate=outcome.duplicate,
+        log_id=str(outcome.log_id),
+    )
+
+
+def _stream_info(stream: Stream) -> StreamInfo:
+    return StreamInfo(
+        stream=stream.name,
+        version=stream.version,
+        first_version=stream.first_version,
+        next_version=stream.next_version,
+        retention=_retention(stream),
+        deletion=_DELETION_STATES[stream.deletion],
+        recorded_at=_timestamp(stream.recorded_at),
+    )
+
+
+def _retention(stream: Stream) -> Retention | None:
+    age, count, before = stream.max_age_microseconds, stream.max_count, stream.truncate_before
+    if age is None and count is None and not before:
+        return None
+    max_age = None if age is None else Duration(**_seconds_and_nanos(age))
+    return Retention(max_age=max_age, max_count=count, truncate_before=before)
+
+
+def _timestamp(microseconds: int) -> Timestamp:
+    return Timestamp(**_seconds_and_nanos(microseconds))
+
+
+def _seconds_and_nanos(microseconds: int) -> dict[str, int]:
+    seconds, rest = divmod(microseconds, _MICROSECONDS)
+    return {"seconds": seconds, "nanos": rest * 1_000}
+
+
+def _id(event_id: UUID | None) -> str:
+    return str(event_id) if event_id else ""

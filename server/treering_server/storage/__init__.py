@@ -1,0 +1,1 @@
+"""All SQL. Keeps the log in SQLite or PostgreSQL."""

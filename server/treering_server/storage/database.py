@@ -1,0 +1,141 @@
+"""Opens the database that a URL names, as storage that is ready to be used."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from treering_server.core.errors import Refusal
+from treering_server.core.storage import Storage, StorageDefect
+from treering_server.storage import migrations, postgresql, sqlite
+from treering_server.storage.migrations import DatabaseUnusable
+
+POSTGRESQL_NAMES = {"postgresql", "postgres", "postgresql+psycopg"}
+FIRST_SAFE_SQLITE = (3, 51, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A log's storage, and what it runs on, for people."""
+
+    storage: Storage
+    kind: str
+    """Product and version."""
+    place: str
+    """File, or host and database. Never a password."""
+    durability: str
+    """What an acknowledged append survives."""
+    warnings: tuple[str, ...]
+
+
+def parse_url(database_url: str) -> sa.URL:
+    """Reads a database URL.
+
+    Raises:
+        DatabaseUnusable: It names no database that Treering works with.
+    """
+    try:
+        url = sa.make_url(database_url)
+    except sa.exc.ArgumentError:
+        raise DatabaseUnusable(
+            "database_url can't be read: expected sqlite:///FILE or postgresql://HOST/DATABASE"
+        ) from None
+    if url.drivername == "sqlite":
+        if url.database in (None, "", ":memory:"):
+            raise DatabaseUnusable("database_url names no file: expected sqlite:///FILE")
+        return url
+    if url.drivername in POSTGRESQL_NAMES:
+        return url.set(drivername="postgresql+psycopg")
+    raise DatabaseUnusable(
+        f"database_url names {url.drivername!r}: expected sqlite:///FILE or "
+        "postgresql://HOST/DATABASE"
+    )
+
+
+def open_database(database_url: str, *, readers: int, migrate: bool) -> Database:
+    """Opens a database for serving: checks it, and migrates it unless told not to.
+
+    Raises:
+        DatabaseUnusable: It can't be served from; the message says why in one sentence.
+    """
+    url = parse_url(database_url)
+    try:
+        if url.drivername == "sqlite":
+            return _open_sqlite(Path(url.database or ""), readers=readers, migrate=migrate)
+        return _open_postgresql(url, readers=readers, migrate=migrate)
+    except (sa.exc.SQLAlchemyError, Refusal, StorageDefect, OSError) as error:
+        raise DatabaseUnusable(_sentence(url, error)) from error
+
+
+def migrate_database(database_url: str) -> None:
+    """Brings a database up to date, and is done.
+
+    Raises:
+        DatabaseUnusable: It can't be.
+    """
+    database = open_database(database_url, readers=1, migrate=True)
+    database.storage.close()
+
+
+def _sentence(url: sa.URL, error: Exception) -> str:
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) and error.orig else error
+    reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    return f"{url.render_as_string(hide_password=True)} can't be used: {reason}"
+
+
+def _open_sqlite(path: Path, *, readers: int, migrate: bool) -> Database:
+    try:
+        lock = sqlite.FileLock(path)
+    except sqlite.DatabaseInUse as error:
+        raise DatabaseUnusable(str(error)) from error
+    try:
+        engine = sqlite.make_engine(path, connections=1, checkpoints=True)
+        try:
+            _bring_up(engine, migrate=migrate)
+        finally:
+            engine.dispose()
+    except BaseException:
+        lock.release()
+        raise
+    version = tuple(int(part) for part in sqlite.SQLITE_VERSION.split("."))
+    warnings = []
+    if version < FIRST_SAFE_SQLITE:
+        warnings.append(
+            f"SQLite {sqlite.SQLITE_VERSION} has the WAL-reset defect (mended in 3.51.3); only "
+            "one connection checkpoints here, which avoids it; do not open the file with other "
+            "programs"
+        )
+    return Database(
+        storage=sqlite.SqliteStorage(path, lock, readers=readers),
+        kind=f"SQLite {sqlite.SQLITE_VERSION}",
+        place=str(path.resolve()),
+        durability="flushed to this machine's disk at every commit (WAL, synchronous=FULL)",
+        warnings=tuple(warnings),
+    )
+
+
+def _open_postgresql(url: sa.URL, *, readers: int, migrate: bool) -> Database:
+    engine = postgresql.make_engine(url, connections=readers + 1)
+    try:
+        facts = postgresql.examine(engine)
+        if facts.refusal is not None:
+            raise DatabaseUnusable(facts.refusal)
+        _bring_up(engine, migrate=migrate)
+        postgresql.probe_append_lock(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return Database(
+        storage=postgresql.PostgresqlStorage(engine),
+        kind=f"PostgreSQL {facts.version}",
+        place=f"{url.host or 'local socket'}:{url.port or 5432}/{facts.database}",
+        durability=facts.durability,
+        warnings=(),
+    )
+
+
+def _bring_up(engine: sa.Engine, *, migrate: bool) -> None:
+    if migrate:
+        migrations.migrate(engine)
+    else:
+        migrations.check(engine)

@@ -1,0 +1,447 @@
+"""The log in PostgreSQL, shared by any number of servers.
+
+Appends are serial: each transaction takes one advisory lock, and only a later statement
+reads (in READ COMMITTED, so it sees what the lock's last holder committed). A lock is let
+go of after its transaction became visible, so whoever holds it sees every lower
+position. Nothing relies on the state of a session, so transaction poolers will do.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import errors as pg
+
+from treering_server.core.errors import ReadOnly, Refusal, StorageFull, StorageUnavailable
+from treering_server.core.model import Head
+from treering_server.core.query import category_of
+from treering_server.core.storage import (
+    CommitUnknown,
+    LockedState,
+    NewRecord,
+    RecordedId,
+    StorageDefect,
+    StoredRecord,
+    StreamState,
+)
+from treering_server.storage.names import Names
+from treering_server.storage.reads import SqlReads
+
+OLDEST_VERSION = 14
+CONNECT_SECONDS = 5
+TCP_TIMEOUT_MILLISECONDS = 10_000
+"""After that long without an answer from its host a connection counts as lost."""
+STATEMENT_SECONDS = 30.0
+"""For one statement under the append lock."""
+IDLE_SECONDS = 5.0
+"""A server that stops while it holds the append lock loses it after that long."""
+
+# The key is made from the log's table, so that logs in other schemas of a database, and
+# other programs' keys, are others.
+APPEND_LOCK_KEY = "('log'::regclass::oid::bigint + (x'74726565'::bigint << 32))"
+
+# Everything is set for this transaction only, and the lock taken last. The reads come in a
+# later statement: in the same one they would see the log as it was before the wait.
+BEGIN = """
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SELECT
+  set_config('lock_timeout', '{lock}ms', true),
+  set_config('statement_timeout', '{statement}ms', true),
+  set_config('idle_in_transaction_session_timeout', '{idle}ms', true),
+  set_config('synchronous_commit',
+    CASE WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')
+    THEN 'on' ELSE current_setting('synchronous_commit') END, true),
+  pg_advisory_xact_lock({key})
+"""
+
+# Kind, name, uuid, then numbers, then record: the head, the streams and the ids in one trip.
+STATE = """
+SELECT 0, NULL::text, l.log_id, e.position, e.recorded_at,
+  (SELECT coalesce(max(id), 0) FROM streams), NULL::bytea, e.id
+FROM log l LEFT JOIN events e ON e.position = (SELECT max(position) FROM events)
+UNION ALL
+SELECT 1, s.name, NULL, s.id,
+  greatest(s.floor_version, (SELECT max(version) FROM events WHERE stream_id = s.id)),
+  s.state, NULL, NULL
+FROM streams s WHERE s.name = ANY(%b::text[])
+UNION ALL
+SELECT 2, s.name, e.id, e.position, e.recorded_at, e.version, e.record, NULL
+FROM events e LEFT JOIN streams s ON s.id = e.stream_id WHERE e.id = ANY(%b::uuid[])
+"""
+
+# Not COPY: one that stalls escapes every time-out and holds the lock. NULLs travel as 0.
+INSERT = """
+WITH new_streams AS (
+  INSERT INTO streams (id, name, category_id)
+  SELECT * FROM unnest(%b::bigint[], %b::text[], %b::integer[])
+), new_tags AS (
+  INSERT INTO event_tags (tag, position) SELECT * FROM unnest(%b::text[], %b::bigint[])
+)
+INSERT INTO events (position, recorded_at, stream_id, version, id, category_id, type_id, record)
+SELECT position, recorded_at, nullif(stream_id, 0), nullif(version, 0), id,
+  nullif(category_id, 0), type_id, record
+FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::uuid[], %b::integer[],
+  %b::integer[], %b::bytea[])
+  AS e(position, recorded_at, stream_id, version, id, category_id, type_id, record)
+"""
+
+NEW_NAMES = """
+WITH known AS (SELECT id, name FROM {table} WHERE name = ANY(%b::text[])), made AS (
+  INSERT INTO {table} (id, name)
+  SELECT (SELECT coalesce(max(id), 0) FROM {table}) + row_number() OVER (), name
+  FROM unnest(%b::text[]) AS n(name) WHERE name NOT IN (SELECT name FROM known)
+  RETURNING id, name)
+SELECT id, name FROM known UNION ALL SELECT id, name FROM made
+"""
+
+# Sizes first: all rows of a result travel at once, so the cut is made before they are read.
+CUT = """
+SELECT position, version, record FROM events WHERE {where} AND {rank} = ANY(ARRAY(
+  SELECT rank FROM (
+    SELECT rank, row_number() OVER w AS ordinal, sum(bytes) OVER w AS sum FROM (
+      SELECT {rank} AS rank, octet_length(record) AS bytes FROM events
+      WHERE {where} AND {window} ORDER BY {rank} {order} LIMIT {limit}) AS sized
+    WINDOW w AS (ORDER BY rank {order} ROWS UNBOUNDED PRECEDING)) AS summed
+  WHERE sum <= {bytes} OR ordinal = 1)) ORDER BY {rank} {order}
+"""
+
+
+def make_engine(url: sa.URL, *, connections: int) -> sa.Engine:
+    """An engine whose connections are in autocommit and prepare nothing: a prepared statement
+    would belong to a session, and in time gets a plan that fits no value in particular."""
+    return sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        isolation_level="AUTOCOMMIT",
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=30,
+        use_native_hstore=False,
+        connect_args={
+            "application_name": "treering",
+            "connect_timeout": CONNECT_SECONDS,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": TCP_TIMEOUT_MILLISECONDS,
+            "prepare_threshold": None,
+        }
+        | dict(url.query),
+    )
+
+
+def translated(error: Exception) -> Exception:
+    """What an error of the driver means to the core."""
+    if isinstance(error, Refusal | StorageDefect | CommitUnknown):
+        return error
+    if isinstance(error, sa.exc.TimeoutError):
+        return StorageUnavailable("all connections are in use")
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    if isinstance(cause, pg.DiskFull):
+        return StorageFull()
+    if isinstance(cause, pg.ReadOnlySqlTransaction):
+        return ReadOnly()
+    if isinstance(cause, pg.LockNotAvailable):
+        return StorageUnavailable("the append lock was not free in time")
+    if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError | pg.SystemError):
+        return StorageUnavailable(_first_line(cause))
+    return StorageDefect(f"{type(cause).__name__}: {_first_line(cause)}")
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+class PostgresqlStorage(SqlReads):
+    """The log in a schema of a database. Implements `core.storage.Storage`."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        """Takes an engine on a database that is migrated."""
+        super().__init__(engine)
+        self._names = Names()
+
+    def _translated(self, error: Exception) -> Exception:
+        return translated(error)
+
+    def records(  # noqa: D102
+        self, after: int, until: int, *, backwards: bool, max_events: int, max_bytes: int
+    ) -> list[StoredRecord]:
+        window = "position > %(after)s AND position <= %(until)s"
+        parameters = {"after": after, "until": until}
+        return self._fetch("true", "position", window, parameters, max_events, max_bytes, backwards)
+
+    def records_at(  # noqa: D102
+        self, positions: Sequence[int], *, max_bytes: int
+    ) -> list[StoredRecord]:
+        backwards = len(positions) > 1 and positions[0] > positions[-1]
+        window = "position = ANY(%(positions)b::bigint[])"
+        parameters = {"positions": list(positions)}
+        return self._fetch(
+            "true", "position", window, parameters, len(positions), max_bytes, backwards
+        )
+
+    def stream_records(  # noqa: D102
+        self,
+        stream: str,
+        after_version: int,
+        until_version: int,
+        *,
+        backwards: bool,
+        max_events: int,
+        max_bytes: int,
+    ) -> list[StoredRecord]:
+        where = "stream_id = (SELECT id FROM streams WHERE name = %(stream)s)"
+        window = "version > %(after)s AND version <= %(until)s"
+        parameters = {"stream": stream, "after": after_version, "until": until_version}
+        return self._fetch(where, "version", window, parameters, max_events, max_bytes, backwards)
+
+    def _fetch(
+        self,
+        where: str,
+        rank: str,
+        window: str,
+        parameters: Mapping[str, object],
+        max_events: int,
+        max_bytes: int,
+        backwards: bool,
+    ) -> list[StoredRecord]:
+        statement = CUT.format(
+            where=where,
+            rank=rank,
+            window=window,
+            order="DESC" if backwards else "ASC",
+            limit=max_events,
+            bytes=max_bytes,
+        )
+
+        def work(connection: sa.Connection) -> list[StoredRecord]:
+            with _driver(connection).cursor(binary=True) as cursor:
+                rows: list[StoredRecord] = cursor.execute(statement, parameters).fetchall()
+                return rows
+
+        return self._read(work)
+
+    @contextmanager
+    def write(self, lock_seconds: float) -> Iterator["PostgresqlTransaction"]:
+        """See `Storage`."""
+        begin = BEGIN.format(
+            lock=max(1, round(lock_seconds * 1000)),
+            statement=round(STATEMENT_SECONDS * 1000),
+            idle=round(IDLE_SECONDS * 1000),
+            key=APPEND_LOCK_KEY,
+        )
+        try:
+            with self._engine.connect() as connection:
+                driver = _driver(connection)
+                try:
+                    driver.execute(begin)
+                    with driver.cursor(binary=True) as cursor:
+                        transaction = PostgresqlTransaction(driver, cursor, self._names)
+                        yield transaction
+                        if not transaction.committed:
+                            self._names.forget()
+                            cursor.execute("ROLLBACK")
+                except BaseException:
+                    # Only a closed connection is provably idle.
+                    connection.invalidate()
+                    raise
+        except Exception as error:
+            self._names.forget()
+            raise translated(error) from error
+
+
+def _driver(connection: sa.Connection) -> Any:
+    return connection.connection.driver_connection
+
+
+class PostgresqlTransaction:
+    """A transaction that holds the append lock. Implements `core.storage.WriteTransaction`."""
+
+    def __init__(self, driver: Any, cursor: Any, names: Names) -> None:
+        """Takes a connection after `BEGIN`."""
+        self.committed = False
+        self._driver = driver
+        self._cursor = cursor
+        self._names = names
+        self._stream_ids: dict[str, int] = {}
+        self._last_stream_id = 0
+        self._wrote = False
+
+    def state(  # noqa: D102
+        self, streams: Collection[str], ids: Collection[UUID]
+    ) -> LockedState:
+        found_streams: dict[str, StreamState] = {}
+        found_ids: dict[UUID, RecordedId] = {}
+        rows = self._cursor.execute(STATE, (list(streams), list(ids))).fetchall()
+        for kind, name, uuid, first, second, third, record, last_id in rows:
+            if kind == 0:
+                head = Head(uuid, first or 0, second or 0, last_id)
+                self._last_stream_id = third
+            elif kind == 1:
+                self._stream_ids[name] = first
+                found_streams[name] = StreamState(
+                    version=second if third == 0 else 0,
+                    last_version=second,
+                    permanently_deleted=third == 2,  # noqa: PLR2004
+                )
+            else:
+                found_ids[uuid] = RecordedId(first, name or "", third or 0, second, record)
+        return LockedState(head, found_streams, found_ids)
+
+    def records(self, after: int, limit: int) -> list[StoredRecord]:  # noqa: D102
+        rows: list[StoredRecord] = self._cursor.execute(
+            "SELECT position, version, record FROM events WHERE position > %s "
+            "ORDER BY position LIMIT %s",
+            (after, limit),
+        ).fetchall()
+        return rows
+
+    def insert(self, records: Sequence[NewRecord]) -> None:  # noqa: D102
+        self._wrote = True
+        types = self._name_ids("types", {record.terms.type for record in records})
+        streams = {record.terms.stream for record in records if record.terms.stream}
+        categories = self._name_ids("categories", {category_of(name) for name in streams})
+        new_streams = sorted(streams - self._stream_ids.keys())
+        first = self._last_stream_id + 1
+        new_ids = list(range(first, first + len(new_streams)))
+        self._last_stream_id += len(new_streams)
+        self._stream_ids.update(zip(new_streams, new_ids, strict=True))
+        tags = sorted((tag, record.position) for record in records for tag in record.terms.tags)
+        category_ids = {name: categories[category_of(name)] for name in streams} | {"": 0}
+        self._cursor.execute(
+            INSERT,
+            (
+                new_ids,
+                new_streams,
+                [category_ids[name] for name in new_streams],
+                [tag for tag, _ in tags],
+                [position for _, position in tags],
+                [record.position for record in records],
+                [record.recorded_at for record in records],
+                [
+                    self._stream_ids[record.terms.stream] if record.terms.stream else 0
+                    for record in records
+                ],
+                [record.version for record in records],
+                [record.id for record in records],
+                [category_ids[record.terms.stream] for record in records],
+                [types[record.terms.type] for record in records],
+                [record.record for record in records],
+            ),
+        )
+
+    def _name_ids(self, table: str, names: set[str]) -> dict[str, int]:
+        """Ids of types or categories, made for those that are new."""
+        known = self._names.known(table)
+        if missing := sorted(names - known.keys()):
+            self._cursor.execute(NEW_NAMES.format(table=table), (missing, missing))
+            known.update((name, number) for number, name in self._cursor.fetchall())
+        return known
+
+    def commit(self) -> None:  # noqa: D102
+        if not self._wrote:
+            self._cursor.execute("SELECT 1 FROM log FOR UPDATE")
+        notices: list[str] = []
+
+        def note(notice: psycopg.errors.Diagnostic) -> None:
+            notices.append(notice.sqlstate or "")
+
+        self._driver.add_notice_handler(note)
+        try:
+            self._cursor.execute("COMMIT")
+        except Exception as error:
+            raise CommitUnknown(_first_line(error)) from error
+        finally:
+            self._driver.remove_notice_handler(note)
+        if self._cursor.statusmessage != "COMMIT":
+            raise StorageDefect(f"COMMIT was answered with {self._cursor.statusmessage}")
+        if notices:
+            # A cancelled wait for the synchronous standby: committed here, perhaps not there.
+            raise CommitUnknown(f"COMMIT came with a warning ({notices[0]})")
+        self.committed = True
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a PostgreSQL is like, as far as a log depends on it."""
+
+    version: str
+    database: str
+    durability: str
+    refusal: str | None
+    """Why nothing can be served from it, in one sentence."""
+
+
+def examine(engine: sa.Engine) -> Facts:
+    """Looks at settings that could break a promise."""
+    with engine.connect() as connection:
+        row = connection.execute(
+            sa.text("""
+                SELECT current_setting('server_version') AS version,
+                  current_setting('server_version_num')::integer AS number,
+                  current_database() AS database, current_setting('fsync') AS fsync,
+                  current_setting('full_page_writes') AS full_page_writes,
+                  current_setting('synchronous_standby_names') AS standbys,
+                  current_setting('server_encoding') AS encoding,
+                  current_setting('default_transaction_read_only') AS read_only,
+                  pg_is_in_recovery() AS is_standby
+            """)
+        ).one()
+    refusal = None
+    if row.number < OLDEST_VERSION * 10_000:
+        refusal = f"PostgreSQL {row.version} is too old: {OLDEST_VERSION} or later is needed"
+    elif row.fsync == "off" or row.full_page_writes == "off":
+        refusal = (
+            "PostgreSQL runs with fsync or full_page_writes off and would lose acknowledged "
+            "events in a crash: turn both on"
+        )
+    elif row.encoding != "UTF8":
+        refusal = f"the database's encoding is {row.encoding}: UTF8 is needed"
+    elif row.is_standby or row.read_only == "on":
+        refusal = "the database takes no writes (a standby?): name the primary"
+    durability = "flushed to the primary's disk at every commit (synchronous_commit=on)"
+    if row.standbys:
+        durability += f", and to the synchronous standbys ({row.standbys})"
+    else:
+        durability += "; no synchronous standby: it does not survive the loss of that machine"
+    return Facts(row.version, row.database, durability, refusal)
+
+
+def probe_append_lock(engine: sa.Engine) -> None:
+    """Sees with two connections that the append lock excludes, and that what is read after
+    taking it is no older: some engines that speak PostgreSQL's protocol only pretend.
+
+    Raises:
+        StorageDefect: It does not hold.
+    """
+    begin = (
+        # The probe must not wait for a standby that is away: it proves nothing about that.
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "
+        "SET LOCAL synchronous_commit = 'local'; SET LOCAL lock_timeout = '10s'"
+    )
+    version = "SELECT xmin::text FROM log"
+    attempt = f"SELECT pg_try_advisory_xact_lock({APPEND_LOCK_KEY} + 1)"
+    with engine.connect() as one, engine.connect() as two:
+        first, second = _driver(one), _driver(two)
+        try:
+            first.execute(begin)
+            second.execute(begin)
+            # Another server may be probing at this moment: then it is proved as well.
+            got_first = first.execute(attempt).fetchone()[0]
+            got_second = second.execute(attempt).fetchone()[0]
+            if got_first and got_second:
+                raise StorageDefect("the database's advisory locks do not exclude one another")
+            isolation = first.execute("SHOW transaction_isolation").fetchone()[0]
+            if isolation != "read committed":
+                raise StorageDefect(f"the database runs {isolation} where read committed was set")
+            before = first.execute(version).fetchone()
+            second.execute("UPDATE log SET generation = generation")
+            second.execute("COMMIT")
+            if first.execute(version).fetchone() == before:
+                raise StorageDefect("a later statement does not see what was committed before it")
+        finally:
+            first.rollback()
+            second.rollback()
