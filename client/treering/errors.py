@@ -337,7 +337,7 @@ def from_failure(failure: pb.Failure) -> TreeringError:
         reason=reason,
         retry_after=retry_after,
         outcome_unknown=code in _UNKNOWN_OUTCOMES and reason not in _NOTHING_WRITTEN,
-        **facts,  # type: ignore[arg-type]
+        **facts,
     )
 
 

@@ -344,7 +344,7 @@ class RecordedEvent:
 
 
 # The slot's own setter, which passes by the __setattr__ that freezes the class.
-_set_fields = RecordedEvent._fields.__set__  # type: ignore[attr-defined]
+_set_fields = RecordedEvent.__dict__["_fields"].__set__
 
 
 def _recorded(fields: tuple[object, ...]) -> RecordedEvent:

@@ -165,9 +165,7 @@ class Query:
 
     def to_proto(self) -> query_pb2.Query:
         """The message that travels."""
-        return query_pb2.Query(
-            items=[item.to_proto() for item in self.items], all=not self.items
-        )
+        return query_pb2.Query(items=[item.to_proto() for item in self.items], all=not self.items)
 
     @classmethod
     def _with_items(cls, items: tuple[QueryItem, ...]) -> "Query":

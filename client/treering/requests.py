@@ -29,9 +29,7 @@ def read_request(
             of a oneof the last one set would win: a filter would be lost silently.)
     """
     _at_most_one(stream=stream, query=query)
-    _at_most_one(
-        after_position=after_position, after_version=after_version, after_time=after_time
-    )
+    _at_most_one(after_position=after_position, after_version=after_version, after_time=after_time)
     _at_most_one(until_position=until_position, until_time=until_time)
     request = pb.ReadRequest(
         direction=pb.DIRECTION_BACKWARDS if backwards else pb.DIRECTION_FORWARDS,

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -12,22 +13,25 @@ import grpc
 import structlog
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from treering_server import logs
 from treering_server.config import Settings
 from treering_server.core.feed import Feed
 from treering_server.core.model import Head
 from treering_server.core.reader import Reader
+from treering_server.core.storage import NewRecord
 from treering_server.core.writer import Writer
-from treering_server.services import event_store, streams
+from treering_server.services import event_store, reflection, streams
 from treering_server.services.calls import Calls
-from treering_server.storage.database import Database, open_database
+from treering_server.storage.database import Database, open_database, parse_url
 from treering_server.storage.migrations import DatabaseUnusable
+from treering_server.storage.notifications import Notifications
 
 RECEIVE_FACTOR = 4
 """The transport takes so many times the request limit, so that limits are refused by name."""
 HEALTH_SECONDS = 0.25
+FIRST_WRITE_SECONDS = 2.0
+"""How long the start waits for the append lock before it says that it goes on without."""
 
 SERVER_OPTIONS = (
     # A ping every 5 s is welcome, also without calls; a little sooner is no offence.
@@ -114,12 +118,32 @@ class Server:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self.address = self._bind()
-        self._writer = Writer(storage, self._feed.published, queue_bytes=self._settings.queue_bytes)
+        self._notifications = self._start_notifications()
+        self._writer = Writer(storage, self._published, queue_bytes=self._settings.queue_bytes)
         self._add_services()
         self._feed.start()
         await self._server.start()
+        if not await asyncio.to_thread(self._writer.wait_until_available, FIRST_WRITE_SECONDS):
+            _log.warning("can't write yet", reason=self._writer.unavailable_because)
         self._watching = asyncio.create_task(self._watch_health())
         self._say_what_it_runs_on(self._database, head)
+
+    def _start_notifications(self) -> Notifications | None:
+        if not (self._settings.notify and self._database.is_shared):
+            return None
+        loop = asyncio.get_running_loop()
+        url = self._database.url
+        listen_url = parse_url(self._settings.listen_url) if self._settings.listen_url else url
+
+        def heard() -> None:
+            loop.call_soon_threadsafe(self._feed.nudge)
+
+        return Notifications(url, listen_url, heard)
+
+    def _published(self, records: Sequence[NewRecord]) -> None:
+        self._feed.published(records)
+        if self._notifications is not None:
+            self._notifications.tell(records[-1].position)
 
     def _make_server(self) -> aio.Server:
         receive_bytes = RECEIVE_FACTOR * self._limits.append_bytes
@@ -148,14 +172,13 @@ class Server:
             self._server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler(name, handlers),)
             )
-        names = (event_store.NAME, streams.NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        reflection.add_to(self._server, (event_store.NAME, streams.NAME, health.SERVICE_NAME))
 
     async def _watch_health(self) -> None:
         """Tells of the database: without it nothing is served."""
         was: bool | None = None
         while True:
-            available = self._feed.available
+            available = self._feed.available and self._writer.available
             if available != was:
                 status = (
                     health_pb2.HealthCheckResponse.SERVING
@@ -165,7 +188,8 @@ class Server:
                 for name in ("", event_store.NAME, streams.NAME):
                     await self._health.set(name, status)
                 if was is not None:
-                    _log.warning("database back" if available else "database away")
+                    reason = self._writer.unavailable_because
+                    _log.warning("database back" if available else "database away", reason=reason)
                 was = available
             await asyncio.sleep(HEALTH_SECONDS)
 
@@ -190,6 +214,8 @@ class Server:
         await self._server.stop(self._settings.stop_seconds)
         await self._writer.close()
         await self._feed.stop()
+        if self._notifications is not None:
+            await asyncio.to_thread(self._notifications.close)
         await asyncio.to_thread(self._database.storage.close)
         _log.info("stopped", head=self._feed.head)
 

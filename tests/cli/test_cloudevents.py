@@ -20,7 +20,9 @@ from treering.cli.cloudevents import (
     read_line,
     write_line,
 )
-from treering.v1.event_pb2 import Event, RecordedEvent
+from treering.events import RecordedEvent, recorded_events
+from treering.v1.event_pb2 import Event
+from treering.v1.event_pb2 import RecordedEvent as Record
 
 LOG_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 ID = "d5ba1ffd-3a2d-55f8-a700-01188f78acd3"
@@ -36,12 +38,13 @@ def line(*, without: str = "", **members: Any) -> bytes:
 
 def recorded(event: Event, stream: str, position: int = 7) -> RecordedEvent:
     """The event as a log gives it back."""
-    record = RecordedEvent.FromString(event.SerializeToString())
+    record = Record.FromString(event.SerializeToString())
     record.position = position
     record.recorded_at.FromMicroseconds(1_700_000_000_123_456)
     if stream:
         record.stream, record.version = stream, 3
-    return record
+    [event_again] = recorded_events([record])
+    return event_again
 
 
 # ---- import
@@ -393,4 +396,4 @@ def test_data_that_would_change_goes_in_base64(data: bytes, content_type: str) -
     ],
 )
 def test_times_have_as_many_digits_as_it_takes(nanos: int, text: str) -> None:
-    assert format_time(0, nanos) == text
+    assert format_time(nanos) == text

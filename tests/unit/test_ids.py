@@ -37,7 +37,7 @@ def clock(monkeypatch):
     """A clock that stands where it is set, in nanoseconds."""
     now = [1_800_000_000_000_000_000]
     monkeypatch.setattr(ids, "time", SimpleNamespace(time_ns=lambda: now[0]))
-    monkeypatch.setattr(ids, "_last", 0)
+    monkeypatch.setattr(ids, "_values", ids._Rising())
     return now
 
 

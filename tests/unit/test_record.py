@@ -4,6 +4,7 @@ from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from treering.v1.event_pb2 import Event, RecordedEvent
 from treering.v1.event_store_service_pb2 import EventBatch, ReadResponse
 from treering_server.core.query import Terms

@@ -10,8 +10,10 @@ import pytest
 from google.protobuf.message import Message
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from treering.v1.event_pb2 import Event, RecordedEvent
 from treering.v1.event_store_service_pb2 import (
+    DIRECTION_BACKWARDS,
     AppendItem,
     AppendManyRequest,
     AppendRequest,
@@ -179,7 +181,18 @@ def test_ids_are_recorded_in_lower_case():
     assert Event.FromString(event.body).id == ID
 
 
-GOOD_NAMES = ["a", "x" * 255, "😀" * 63, "a$", " ", "\u2028", "\u200b", "\ue000", "\U0010ffff", "%'\\"]
+GOOD_NAMES = [
+    "a",
+    "x" * 255,
+    "😀" * 63,
+    "a$",
+    " ",
+    "\u2028",
+    "\u200b",
+    "\ue000",
+    "\U0010ffff",
+    "%'\\",
+]
 
 
 @pytest.mark.parametrize("name", GOOD_NAMES, ids=ascii)
@@ -557,9 +570,9 @@ def test_the_size_of_an_append():
     requests.read_append(request.SerializeToString(), replace(SMALL, append_bytes=size))
 
     too_small = replace(SMALL, append_bytes=size - 1)
-    assert limits_refused(
-        lambda: requests.read_append(request.SerializeToString(), too_small)
-    ) == [("", size - 1, size)]
+    assert limits_refused(lambda: requests.read_append(request.SerializeToString(), too_small)) == [
+        ("", size - 1, size)
+    ]
 
 
 def test_limits_of_the_whole_request_come_first():
@@ -800,7 +813,9 @@ def test_a_page_of_streams():
     assert fields_refused(lambda: list_streams(prefix="a\n")) == ["prefix"]
 
 
-@pytest.mark.parametrize(("prefix", "name"), [("", "é-1"), ("a", "a"), ("a-", "a-😀"), ("a", "a=%")])
+@pytest.mark.parametrize(
+    ("prefix", "name"), [("", "é-1"), ("a", "a"), ("a-", "a-😀"), ("a", "a=%")]
+)
 def test_a_page_token_goes_on_after_a_name(prefix, name):
     token = requests.next_page_token(prefix, name)
 
@@ -952,7 +967,9 @@ FULL_MESSAGES: list[Message] = [
         ],
     ),
     ReadRequest(query={"items": [{"types": ["T"]}]}, after_time={}, until_time={}, limit=1),
-    ReadRequest(stream="s", direction=2, after_version=4, until_position=1, min_position=1),
+    ReadRequest(
+        stream="s", direction=DIRECTION_BACKWARDS, after_version=4, until_position=1, min_position=1
+    ),
     SubscribeRequest(query={"items": [{"types": ["T"]}]}, heartbeat_interval={"seconds": 1}),
     SubscribeRequest(stream="s", after_position=1, after_event_id=ID, expected_log_id=ID),
     GetHeadRequest(),
@@ -1114,9 +1131,7 @@ any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
             max_size=4,
         ),
         conditions=st.lists(
-            st.fixed_dictionaries(
-                {"fail_if_match": st.builds(QueryMessage, all=st.booleans())}
-            ),
+            st.fixed_dictionaries({"fail_if_match": st.builds(QueryMessage, all=st.booleans())}),
             max_size=2,
         ),
     )

@@ -37,7 +37,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from treering.cli import jsontext
 from treering.cli.jsontext import NotJson, Number
-from treering.v1.event_pb2 import Event, RecordedEvent
+from treering.events import RecordedEvent
+from treering.v1.event_pb2 import Event
 
 JSON_CONTENT_TYPE = "application/json"
 """What an event's content type is where none is given."""
@@ -77,6 +78,7 @@ _TIME = re.compile(
     r"(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))"
 )
 _EPOCH = datetime(1970, 1, 1)
+_MICROSECOND = timedelta(microseconds=1)
 _DAY_SECONDS = 86_400
 _FIRST_SECOND = -62_135_596_800  # 0001-01-01T00:00:00Z
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
@@ -306,23 +308,24 @@ def write_line(event: RecordedEvent, log_id: str) -> str:
         del kept["ce_source"]
     else:
         source = f"urn:treering:{log_id}"
+    recorded_id = str(event.id)
     id = kept.get("ce_id", "")
-    if _fits(id) and id.lower() != event.id and event_id(source, id) == event.id:
+    if _fits(id) and id.lower() != recorded_id and event_id(source, id) == recorded_id:
         del kept["ce_id"]
     else:
-        id = event.id
+        id = recorded_id
 
     line: dict[str, Any] = {"specversion": "1.0", "id": id, "source": source, "type": event.type}
     if event.stream:
         line["subject"] = event.stream
-    if event.HasField("time"):
-        line["time"] = format_time(event.time.seconds, event.time.nanos)
+    if event.time_ns is not None:
+        line["time"] = format_time(event.time_ns)
     line["datacontenttype"] = event.content_type
     if kept:
         _write_metadata(line, kept)
     if event.tags:
         line["treeringtags"] = _outer_json(list(event.tags))
-    line["recordedtime"] = format_time(event.recorded_at.seconds, event.recorded_at.nanos)
+    line["recordedtime"] = format_datetime(event.recorded_at)
     line["sequence"] = f"{event.position:020}"
     if event.stream:
         line["streamversion"] = event.version
@@ -381,11 +384,17 @@ def with_data(
     return jsontext.dumps(members)
 
 
-def format_time(seconds: int, nanos: int) -> str:
-    """A time as RFC 3339 writes it, in UTC, with as many digits as it takes."""
+def format_time(nanoseconds: int) -> str:
+    """A time, in nanoseconds since 1970, as RFC 3339 writes it, with the digits it takes."""
+    seconds, nanos = divmod(nanoseconds, 1_000_000_000)
     text = (_EPOCH + timedelta(seconds=seconds)).isoformat()
     if not nanos:
         return f"{text}Z"
     fraction = f"{nanos:09}"
     digits = 3 if fraction.endswith("000000") else 6 if fraction.endswith("000") else 9
     return f"{text}.{fraction[:digits]}Z"
+
+
+def format_datetime(time: datetime) -> str:
+    """The same for a time in UTC of Python's kind."""
+    return format_time((time.replace(tzinfo=None) - _EPOCH) // _MICROSECOND * 1000)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from treering_server.core.errors import Refusal
-from treering_server.core.model import MAX_POSITION, Head
+from treering_server.core.model import Head
 from treering_server.core.pages import PAGE_BYTES
 from treering_server.core.query import Query, QueryItem, Terms, category_of
 from treering_server.core.record import join, parse
@@ -211,9 +211,8 @@ class Feed:
             rows = await asyncio.to_thread(
                 self._storage.records,
                 after,
-                MAX_POSITION,
+                after + FETCHED_EVENTS,
                 backwards=False,
-                max_events=FETCHED_EVENTS,
                 max_bytes=FETCHED_BYTES,
             )
             # Meanwhile the writer may have handed in some of them.

@@ -66,22 +66,26 @@ class LogPages:
 
     def next(self, most: int) -> Page:
         """See `Pages`."""
-        rows = self._storage.records(
-            self._after,
-            self._until,
-            backwards=self._backwards,
-            max_events=min(most, PAGE_EVENTS),
-            max_bytes=PAGE_BYTES,
-        )
-        if not rows:
-            looked_to = self._after if self._backwards else self._until
-            return _page(rows, looked_to, last=True)
-        position = rows[-1][0]
+        after, until = _nearest(self._after, self._until, most, backwards=self._backwards)
+        rows = []
+        if after < until:
+            rows = self._storage.records(
+                after, until, backwards=self._backwards, max_bytes=PAGE_BYTES
+            )
+        # Without rows, all that was there is gone.
         if self._backwards:
-            self._until = position - 1
+            self._until = rows[-1][0] - 1 if rows else after
             return _page(rows, self._until, last=self._until <= self._after)
-        self._after = position
-        return _page(rows, position, last=position >= self._until)
+        self._after = rows[-1][0] if rows else until
+        return _page(rows, self._after, last=self._after >= self._until)
+
+
+def _nearest(after: int, until: int, most: int, *, backwards: bool) -> tuple[int, int]:
+    """The part of a window that is walked first: no longer than a page may be."""
+    most = min(most, PAGE_EVENTS)
+    if backwards:
+        return max(after, until - most), until
+    return after, min(until, after + most)
 
 
 class StreamPages:
@@ -103,28 +107,27 @@ class StreamPages:
         self._stream = stream
         self._after = after_version
         self._until = until_version
-        self._position = until
+        self._position = 0 if backwards else until
         self._backwards = backwards
 
     def next(self, most: int) -> Page:
         """See `Pages`."""
-        if self._after >= self._until:
-            return Page(b"", 0, 0 if self._backwards else self._position, last=True)
-        rows = self._storage.stream_records(
-            self._stream,
-            self._after,
-            self._until,
-            backwards=self._backwards,
-            max_events=min(most, PAGE_EVENTS),
-            max_bytes=PAGE_BYTES,
-        )
-        position, version, _ = rows[-1] if rows else (0, None, None)
+        after, until = _nearest(self._after, self._until, most, backwards=self._backwards)
+        rows = []
+        if after < until:
+            rows = self._storage.stream_records(
+                self._stream, after, until, backwards=self._backwards, max_bytes=PAGE_BYTES
+            )
+        version = rows[-1][1] if rows else None
         if self._backwards:
-            self._until = (version or 1) - 1
-            return _page(rows, max(position - 1, 0), last=self._until <= self._after)
-        self._after = self._until if version is None else version
+            self._until = after if version is None else version - 1
+        else:
+            self._after = until if version is None else version
         last = self._after >= self._until
-        return _page(rows, self._position if last else position, last=last)
+        if last or not rows:
+            return _page(rows, self._position, last=last)
+        position = rows[-1][0]
+        return _page(rows, position - 1 if self._backwards else position, last=False)
 
 
 class _ItemWalk:

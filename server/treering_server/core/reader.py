@@ -243,7 +243,7 @@ class Reader:
 
     def _position_of(self, stream: str, version: int) -> int:
         rows = self._storage.stream_records(
-            stream, version - 1, version, backwards=False, max_events=1, max_bytes=0
+            stream, version - 1, version, backwards=False, max_bytes=0
         )
         return rows[0][0] if rows else 0
 

@@ -139,9 +139,10 @@ class Storage(Protocol):
         """The last position recorded at or before a time; 0: none."""
 
     def records(
-        self, after: int, until: int, *, backwards: bool, max_events: int, max_bytes: int
+        self, after: int, until: int, *, backwards: bool, max_bytes: int
     ) -> list[StoredRecord]:
-        """Records of a window, cut so that they stay within `max_bytes`; but at least one."""
+        """Records of a window, cut so that they stay within `max_bytes`; but at least one.
+        The window bounds what the database looks at, whatever its planner believes."""
 
     def records_at(self, positions: Sequence[int], *, max_bytes: int) -> list[StoredRecord]:
         """Records at positions, in their order, cut likewise."""
@@ -153,7 +154,6 @@ class Storage(Protocol):
         until_version: int,
         *,
         backwards: bool,
-        max_events: int,
         max_bytes: int,
     ) -> list[StoredRecord]:
         """Records of a window of versions of a stream, cut likewise."""

@@ -57,6 +57,8 @@ PATIENCE_SECONDS = 5.0
 """How long appends are tried again while the database is away."""
 UNKNOWN_PATIENCE_SECONDS = 15.0
 """The same once a commit of theirs had no known end: the answer is worth more."""
+PROBE_SECONDS = 0.5
+"""How often the append lock is tried while it can't be had and nobody appends."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 0.5
 
 Outcome: TypeAlias = Appended | Exception
@@ -134,8 +136,20 @@ class Writer:
         self._committed = storage.head().position
         self._tail = Tail(self._committed)
         self._inserting = False
+        self._available = threading.Event()
+        self.unavailable_because = "the append lock was not taken yet"
+        """Why appends can't be recorded now, for people; empty if they can."""
         self._thread = threading.Thread(target=self._run, name="writer")
         self._thread.start()
+
+    @property
+    def available(self) -> bool:
+        """Whether the last attempt to take the append lock succeeded."""
+        return self._available.is_set()
+
+    def wait_until_available(self, seconds: float) -> bool:
+        """Waits, in a thread of the caller's, for the first success. False: in vain."""
+        return self._available.wait(seconds)
 
     async def submit(
         self, append: Append, call: AppendCall, seconds: float | None
@@ -186,17 +200,42 @@ class Writer:
     # What follows runs in the writer's thread.
 
     def _run(self) -> None:
-        while batch := self._collect():
-            self._record(batch)
+        self._probe()
+        while True:
+            batch = self._collect()
+            if batch:
+                self._record(batch)
+            elif self._queue.closing:
+                return
+            else:
+                self._probe()
+
+    def _probe(self) -> None:
+        """Takes the append lock for nothing, to see whether that can be done."""
+        try:
+            with self._storage.write(LOCK_SECONDS):
+                self._note_available()
+        except Exception as error:  # Whatever it is, the next attempt may do better.
+            self._note_unavailable(error)
+
+    def _note_available(self) -> None:
+        self.unavailable_because = ""
+        self._available.set()
+
+    def _note_unavailable(self, error: Exception) -> None:
+        self.unavailable_because = str(error)
+        self._available.clear()
 
     def _collect(self) -> list[_Waiting]:
-        """What waits, as much as one batch may hold; nothing when all is over."""
+        """What waits, as much as one batch may hold; nothing when all is over, or when it is
+        time to see whether the log can be written to again."""
         queue = self._queue
         batch: list[_Waiting] = []
         events = size = 0
         with queue.changed:
             while not queue.waiting and not queue.closing:
-                queue.changed.wait()
+                if not queue.changed.wait(None if self.available else PROBE_SECONDS):
+                    return []
             while queue.waiting and (not batch or (events < BATCH_EVENTS and size < BATCH_BYTES)):
                 waiting = queue.waiting.popleft()
                 batch.append(waiting)
@@ -219,6 +258,7 @@ class Writer:
             except _TooFarBehind:
                 self._look_on(batch)
             except (StorageUnavailable, CommitUnknown) as error:
+                self._note_unavailable(error)
                 if self._inserting and len(batch) > 1:
                     break
                 if time.monotonic() - began > self._patience(batch):
@@ -227,6 +267,7 @@ class Writer:
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             except Refusal as refusal:
+                self._note_unavailable(refusal)
                 self._give_up(batch, refusal)
                 return
             except Exception as error:
@@ -264,6 +305,7 @@ class Writer:
                 for each in batch:
                     each.attempted = True
             raise
+        self._note_available()
         self._committed = state.head
         while len(self._tail) > TAIL_EVENTS:
             self._tail.trim()

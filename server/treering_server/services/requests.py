@@ -59,6 +59,7 @@ _UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CONTROL_CHARACTER = re.compile("[\x00-\x1f\x7f-\x9f]")
 """Unicode category Cc."""
 _NIL_ID = UUID(int=0)
+_NOTHING = StreamAppend("", None, ())
 _RESERVED_IDS = (str(_NIL_ID), str(UUID(int=2**128 - 1)))
 
 _NANOSECONDS = 1_000_000_000
@@ -403,12 +404,21 @@ class _AppendChecks(_Checks):
         self.finish(message.log)
         return append
 
+    def _past_limits(self) -> bool:
+        limits = self._limits
+        return (
+            self._event_count > limits.append_events or len(self._streams) > limits.append_streams
+        )
+
     def _stream_append(self, part: pb.StreamAppend, path: str) -> StreamAppend:
-        stream = part.stream
+        stream, events = part.stream, part.events
+        if self._past_limits():
+            self._streams.add(stream)
+            self._event_count += len(events)
+            return _NOTHING
         self.name(stream, path, ".stream", may_be_reserved=False)
         expectation = self._expectation(part, path)
         self._streams.add(stream)
-        events = part.events
         if not events and expectation is None:
             self.wrong(path, "must have events or an expectation")
         return StreamAppend(stream, expectation, self._events(events, path + ".events"))
@@ -427,7 +437,7 @@ class _AppendChecks(_Checks):
     def _events(self, events: Sequence[Event], path: str) -> tuple[NewEvent, ...]:
         count = len(events)
         self._event_count += count
-        if count == 0 or self._event_count > self._limits.append_events:
+        if count == 0 or self._past_limits():
             return ()
         return tuple([self._event(event, f"{path}[{n}]") for n, event in enumerate(events)])
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import sqlalchemy as sa
 
 from treering_server.core.errors import Refusal
@@ -11,6 +12,7 @@ from treering_server.storage import migrations, postgresql, sqlite
 from treering_server.storage.migrations import DatabaseUnusable
 
 POSTGRESQL_NAMES = {"postgresql", "postgres", "postgresql+psycopg"}
+DRIVER_ERRORS = (sqlite.Error, psycopg.Error)
 FIRST_SAFE_SQLITE = (3, 51, 3)
 
 
@@ -26,6 +28,13 @@ class Database:
     durability: str
     """What an acknowledged append survives."""
     warnings: tuple[str, ...]
+    url: sa.URL
+    """As it was read."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers may write to the same log."""
+        return self.url.drivername != "sqlite"
 
 
 def parse_url(database_url: str) -> sa.URL:
@@ -61,9 +70,9 @@ def open_database(database_url: str, *, readers: int, migrate: bool) -> Database
     url = parse_url(database_url)
     try:
         if url.drivername == "sqlite":
-            return _open_sqlite(Path(url.database or ""), readers=readers, migrate=migrate)
+            return _open_sqlite(url, readers=readers, migrate=migrate)
         return _open_postgresql(url, readers=readers, migrate=migrate)
-    except (sa.exc.SQLAlchemyError, Refusal, StorageDefect, OSError) as error:
+    except (sa.exc.SQLAlchemyError, *DRIVER_ERRORS, Refusal, StorageDefect, OSError) as error:
         raise DatabaseUnusable(_sentence(url, error)) from error
 
 
@@ -83,7 +92,8 @@ def _sentence(url: sa.URL, error: Exception) -> str:
     return f"{url.render_as_string(hide_password=True)} can't be used: {reason}"
 
 
-def _open_sqlite(path: Path, *, readers: int, migrate: bool) -> Database:
+def _open_sqlite(url: sa.URL, *, readers: int, migrate: bool) -> Database:
+    path = Path(url.database or "")
     try:
         lock = sqlite.FileLock(path)
     except sqlite.DatabaseInUse as error:
@@ -111,6 +121,7 @@ def _open_sqlite(path: Path, *, readers: int, migrate: bool) -> Database:
         place=str(path.resolve()),
         durability="flushed to this machine's disk at every commit (WAL, synchronous=FULL)",
         warnings=tuple(warnings),
+        url=url,
     )
 
 
@@ -131,6 +142,7 @@ def _open_postgresql(url: sa.URL, *, readers: int, migrate: bool) -> Database:
         place=f"{url.host or 'local socket'}:{url.port or 5432}/{facts.database}",
         durability=facts.durability,
         warnings=(),
+        url=url,
     )
 
 

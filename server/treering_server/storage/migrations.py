@@ -34,15 +34,21 @@ def migrate(engine: sa.Engine) -> None:
     Raises:
         DatabaseUnusable: The database is newer than this server, or not Treering's.
     """
-    with engine.connect() as autocommitting:
-        connection = autocommitting.execution_options(isolation_level="SERIALIZABLE")
-        with connection.begin():
-            if connection.dialect.name == "postgresql":
+    with engine.connect() as connection:
+        postgresql = connection.dialect.name == "postgresql"
+        # By hand: SQLite's driver would leave the making of tables outside of a transaction.
+        connection.exec_driver_sql("BEGIN" if postgresql else "BEGIN IMMEDIATE")
+        try:
+            if postgresql:
                 connection.execute(_MIGRATION_LOCK)
             if _pending(connection):
                 alembic.command.upgrade(_config(connection), "head")
             if connection.scalar(sa.select(log.c.log_id)) is None:
                 _begin_log(connection)
+        except BaseException:
+            connection.invalidate()
+            raise
+        connection.exec_driver_sql("COMMIT")
 
 
 def check(engine: sa.Engine) -> None:

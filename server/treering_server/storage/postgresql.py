@@ -98,15 +98,13 @@ WITH known AS (SELECT id, name FROM {table} WHERE name = ANY(%b::text[])), made 
 SELECT id, name FROM known UNION ALL SELECT id, name FROM made
 """
 
-# Sizes first: all rows of a result travel at once, so the cut is made before they are read.
+# All rows of a result travel at once, so it is cut here. Sums need no record to be read.
 CUT = """
-SELECT position, version, record FROM events WHERE {where} AND {rank} = ANY(ARRAY(
-  SELECT rank FROM (
-    SELECT rank, row_number() OVER w AS ordinal, sum(bytes) OVER w AS sum FROM (
-      SELECT {rank} AS rank, octet_length(record) AS bytes FROM events
-      WHERE {where} AND {window} ORDER BY {rank} {order} LIMIT {limit}) AS sized
-    WINDOW w AS (ORDER BY rank {order} ROWS UNBOUNDED PRECEDING)) AS summed
-  WHERE sum <= {bytes} OR ordinal = 1)) ORDER BY {rank} {order}
+SELECT position, version, record FROM (
+  SELECT position, version, record, row_number() OVER w AS ordinal,
+    sum(octet_length(record)) OVER w AS bytes
+  FROM events WHERE {where} WINDOW w AS (ORDER BY {rank} {order} ROWS UNBOUNDED PRECEDING)) AS cut
+WHERE ordinal = 1 OR bytes <= {max_bytes} ORDER BY {rank} {order}
 """
 
 
@@ -167,21 +165,19 @@ class PostgresqlStorage(SqlReads):
         return translated(error)
 
     def records(  # noqa: D102
-        self, after: int, until: int, *, backwards: bool, max_events: int, max_bytes: int
+        self, after: int, until: int, *, backwards: bool, max_bytes: int
     ) -> list[StoredRecord]:
-        window = "position > %(after)s AND position <= %(until)s"
+        where = "position > %(after)s AND position <= %(until)s"
         parameters = {"after": after, "until": until}
-        return self._fetch("true", "position", window, parameters, max_events, max_bytes, backwards)
+        return self._fetch(where, "position", parameters, max_bytes, backwards=backwards)
 
     def records_at(  # noqa: D102
         self, positions: Sequence[int], *, max_bytes: int
     ) -> list[StoredRecord]:
         backwards = len(positions) > 1 and positions[0] > positions[-1]
-        window = "position = ANY(%(positions)b::bigint[])"
+        where = "position = ANY(%(positions)b::bigint[])"
         parameters = {"positions": list(positions)}
-        return self._fetch(
-            "true", "position", window, parameters, len(positions), max_bytes, backwards
-        )
+        return self._fetch(where, "position", parameters, max_bytes, backwards=backwards)
 
     def stream_records(  # noqa: D102
         self,
@@ -190,32 +186,26 @@ class PostgresqlStorage(SqlReads):
         until_version: int,
         *,
         backwards: bool,
-        max_events: int,
         max_bytes: int,
     ) -> list[StoredRecord]:
-        where = "stream_id = (SELECT id FROM streams WHERE name = %(stream)s)"
-        window = "version > %(after)s AND version <= %(until)s"
+        where = (
+            "stream_id = (SELECT id FROM streams WHERE name = %(stream)s) "
+            "AND version > %(after)s AND version <= %(until)s"
+        )
         parameters = {"stream": stream, "after": after_version, "until": until_version}
-        return self._fetch(where, "version", window, parameters, max_events, max_bytes, backwards)
+        return self._fetch(where, "version", parameters, max_bytes, backwards=backwards)
 
     def _fetch(
         self,
         where: str,
         rank: str,
-        window: str,
         parameters: Mapping[str, object],
-        max_events: int,
         max_bytes: int,
+        *,
         backwards: bool,
     ) -> list[StoredRecord]:
-        statement = CUT.format(
-            where=where,
-            rank=rank,
-            window=window,
-            order="DESC" if backwards else "ASC",
-            limit=max_events,
-            bytes=max_bytes,
-        )
+        order = "DESC" if backwards else "ASC"
+        statement = CUT.format(where=where, rank=rank, order=order, max_bytes=max_bytes)
 
         def work(connection: sa.Connection) -> list[StoredRecord]:
             with _driver(connection).cursor(binary=True) as cursor:

@@ -37,6 +37,7 @@ from treering_server.storage.names import Names
 from treering_server.storage.reads import SqlReads
 
 SQLITE_VERSION: str = sqlite3.sqlite_version
+Error: type[Exception] = sqlite3.Error
 CACHE_KIB = 65_536
 CHECKPOINT_PAGES = 4_000
 """Pages of 4 KiB in the WAL file after which the writer copies them into the database."""
@@ -152,14 +153,14 @@ class SqliteStorage(SqlReads):
         return translated(error)
 
     def records(  # noqa: D102
-        self, after: int, until: int, *, backwards: bool, max_events: int, max_bytes: int
+        self, after: int, until: int, *, backwards: bool, max_bytes: int
     ) -> list[StoredRecord]:
         order = "DESC" if backwards else "ASC"
         statement = (
             "SELECT position, version, record FROM events "
-            f"WHERE position > ? AND position <= ? ORDER BY position {order} LIMIT ?"
+            f"WHERE position > ? AND position <= ? ORDER BY position {order}"
         )
-        return self._fetch(statement, (after, until, max_events), max_bytes)
+        return self._fetch(statement, (after, until), max_bytes)
 
     def records_at(  # noqa: D102
         self, positions: Sequence[int], *, max_bytes: int
@@ -180,16 +181,15 @@ class SqliteStorage(SqlReads):
         until_version: int,
         *,
         backwards: bool,
-        max_events: int,
         max_bytes: int,
     ) -> list[StoredRecord]:
         order = "DESC" if backwards else "ASC"
         statement = (
             "SELECT position, version, record FROM events "
             "WHERE stream_id = (SELECT id FROM streams WHERE name = ?) "
-            f"AND version > ? AND version <= ? ORDER BY version {order} LIMIT ?"
+            f"AND version > ? AND version <= ? ORDER BY version {order}"
         )
-        parameters = (stream, after_version, until_version, max_events)
+        parameters = (stream, after_version, until_version)
         return self._fetch(statement, parameters, max_bytes)
 
     def _fetch(

@@ -1,0 +1,108 @@
+# Everything starts here: `make` lists what there is. Needs Python 3.11 or newer, and make.
+
+# The first of these that is new enough and can make virtual environments. Another can be
+# named: make test PYTHON=python3.13
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' \
+		>/dev/null 2>&1 && echo $$python && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Passed on to what is run: make test ARGS="-k append"
+ARGS ?=
+
+SOURCES := $(wildcard client/treering server migrations tests tools benchmarks)
+
+# Stamps: what they depend on has changed if they are older, and is installed again.
+MADE := $(VENV)/.made
+SERVER := $(VENV)/.server
+DEV := $(VENV)/.dev
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check check-format check-lint check-types check-imports check-protos \
+	check-generated protos released format lock bench clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
+		awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
+
+run: $(SERVER) ## Serves on embedded SQLite; ARGS="--listen ..." and TREERING_* are passed on
+	$(BIN)/treering serve $(ARGS)
+
+test: $(DEV) ## Runs the tests, on SQLite and PostgreSQL; ARGS="-k append"
+	$(BIN)/python -m pytest $(ARGS)
+
+check: check-format check-lint check-types check-imports check-protos check-generated ## Checks everything that needs no run
+	@echo "All checks passed."
+
+check-format: $(DEV) ## Checks that the code is formatted
+	$(BIN)/ruff format --check .
+
+check-lint: $(DEV) ## Looks for what is suspicious in the code
+	$(BIN)/ruff check .
+
+check-types: $(DEV) ## Checks the types
+	$(BIN)/mypy $(SOURCES)
+
+check-imports: $(DEV) ## Checks who may import whom
+	$(BIN)/lint-imports --no-logo
+
+check-protos: $(DEV) ## Checks that the API is in good form and breaks no caller
+	$(BIN)/buf lint protos
+	$(BIN)/buf format protos --diff --exit-code
+	$(BIN)/buf breaking protos --against protos/released.binpb
+
+check-generated: $(DEV) ## Checks that what is generated is up to date
+	$(BIN)/python tools/protos.py --check
+	$(BIN)/python tools/api_reference.py --check
+	$(BIN)/python tools/sync_client.py --check
+
+protos: $(DEV) ## Makes the stubs and the API reference from the protos
+	$(BIN)/python tools/protos.py
+	$(BIN)/python tools/api_reference.py
+
+# What callers have in their hands: `check-protos` compares with it. Renewed with each release
+# and at no other time: it must show every break since then, and a new field is free to change
+# until it was released once.
+released: $(DEV) ## For a release: makes the API of now what may never break
+	$(BIN)/buf build protos --exclude-source-info --output protos/released.binpb
+
+format: $(DEV) ## Formats the code and makes the sync client again
+	$(BIN)/ruff check --fix --select I .
+	$(BIN)/ruff format .
+	$(BIN)/buf format protos --write
+	$(BIN)/python tools/sync_client.py
+
+# Versions stay as they are where they can: make lock ARGS=--upgrade, or
+# ARGS="--upgrade-package grpcio". Building the project needs what its build system requires.
+COMPILE = $(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb')) \
+	['build-system']['requires'], sep='\n')" | \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-emit-index-url --no-emit-find-links $(ARGS) pyproject.toml -
+lock: $(DEV) ## Pins all requirements again, with hashes; ARGS=--upgrade for newer ones
+	$(COMPILE) --extra server --output-file requirements/server.txt
+	$(COMPILE) --extra server --group dev --constraints requirements/server.txt \
+		--output-file requirements/dev.txt
+
+bench: $(DEV) ## Measures; ARGS go to the measuring program
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## Removes all that was made here; databases stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(MADE):
+	@test -n "$(PYTHON)" || { echo "Treering needs Python 3.11 or newer with its venv module;" \
+		"none is on the PATH. Name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# The project itself is built with what was just installed, so that nothing comes unpinned.
+$(SERVER): requirements/server.txt pyproject.toml | $(MADE)
+	$(PIP) install --require-hashes --requirement requirements/server.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): requirements/dev.txt $(SERVER)
+	$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@touch $@

@@ -1,0 +1,373 @@
+"""The client: what applications call."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from treering._async.appender import Appender
+from treering._async.connection import Connection
+from treering._async.reading import AsyncReading
+from treering._async.subscription import AsyncSubscription
+from treering.appends import Appended, Condition, StreamAppend, write_append
+from treering.channels import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, Options
+from treering.checkpoints import Checkpoint, Head
+from treering.events import Event
+from treering.queries import Query
+from treering.requests import read_request, subscribe_request
+from treering.streams import Stream
+from treering.v1 import event_store_service_pb2 as pb
+from treering.v1 import stream_service_pb2 as stream_pb
+
+
+class AsyncClient:
+    """A client of one Treering server, or of several behind one address.
+
+    ```python
+    async with AsyncClient("127.0.0.1:7464") as client:
+        await client.append("order-1042", Event("OrderPlaced", {"total": 42}))
+        async for event in client.read("order-1042"):
+            print(event.type, event.json())
+    ```
+
+    Make one and keep it: it holds one connection, made at first use and again when it breaks.
+    What may pass by itself (no connection, an overloaded server, a restart) is tried again
+    until the call's timeout; everything else is raised (`treering.errors` has the whole tree).
+
+    It belongs to the event loop in which it is first used, and does not survive a fork.
+
+    Args:
+        address: Of the server, as in `127.0.0.1:7464`, `events.internal:7464` or
+            `unix:/run/treering.sock`; gRPC's other forms (`dns:///…`) work as well.
+        credentials: For TLS, as from `grpc.ssl_channel_credentials()`. None: plain text.
+        timeout: Seconds that a call may take, attempts and waits in between included, where
+            the call gives no other. None: as long as it likes.
+        max_attempts: How often a call is tried at most. None: as long as there is time.
+        options: More gRPC channel arguments; they take precedence over the client's own.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT_SECONDS,
+        max_attempts: int | None = None,
+        options: Options = (),
+    ) -> None:
+        self._connection = Connection(
+            address,
+            credentials=credentials,
+            timeout=timeout,
+            max_attempts=max_attempts,
+            options=options,
+        )
+        self._appender = Appender(self._connection)
+
+    async def append(
+        self,
+        stream: str | Sequence[StreamAppend] | None,
+        events: Event | Iterable[Event] = (),
+        *,
+        expected_version: int | None = None,
+        expected_exists: bool | None = None,
+        conditions: Iterable[Condition] = (),
+        expected_log_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Appended:
+        """Records events: all of them, next to one another, or none.
+
+        ```python
+        await client.append("order-1042", Event("OrderPlaced", {"total": 42}),
+                            expected_version=0)
+        await client.append(None, event, conditions=[Condition(query, reading.head_position)])
+        await client.append([StreamAppend("a", event, expected_version=3),
+                             StreamAppend("b", other)])
+        ```
+
+        When it returns, the events are durable. Appending the same events again (the same
+        ids) writes nothing and answers as the first time, with `duplicate=True`: so after a
+        failure whose `outcome_unknown` is true, append them again.
+
+        Calls that are under way at the same time travel together, and are decided in the order
+        in which they were made.
+
+        Args:
+            stream: Name of the stream that the events go to, 1 to 255 bytes. None: they
+                belong to no stream. Several `StreamAppend`: one append to several streams;
+                `events` are then those of no stream, recorded after the others.
+            events: One event or several, in order. At least one in all; at most 10,000 and
+                4 MiB.
+            expected_version: The version that the stream must have. 0: no such stream, or
+                deleted. None: any.
+            expected_exists: True: the stream must have events; False: the same as
+                `expected_version=0`.
+            conditions: All must hold; at most 128.
+            expected_log_id: The log id of what was decided on (`reading.log_id`): refused if
+                the log has lost its end since. None: not checked.
+            timeout: Seconds, repeats included. None: the client's; `math.inf`: no end.
+
+        Raises:
+            VersionConflict: A stream's expectation is not met: load again, decide again.
+            ConditionFailed: A condition is not met: load again, decide again.
+            EventIdConflict: An event's id is taken by another event.
+            StreamDeleted: The stream was deleted for good.
+            InvalidRequest: Something is malformed, or (`LimitExceeded`) over a limit.
+            LogDiverged, LogMismatch: `expected_log_id` is not the log's id.
+            PositionAheadOfLog: A condition's position is after the end of the log.
+            ConditionTooCostly: A condition looks at too much.
+            DeadlineExceeded: No answer in time: it may have been recorded.
+            Unavailable, ResourceExhausted: The server can't be reached or can't take it now,
+                and the time for repeats is over.
+            ReadOnly: The database takes no writes.
+            ClientClosed: The client was closed.
+            ValueError: Arguments contradict one another, or a number is out of range.
+            TypeError: An argument is of the wrong type.
+        """
+        request = pb.AppendRequest()
+        write_append(
+            request,
+            stream,
+            events,
+            expected_version=expected_version,
+            expected_exists=expected_exists,
+            conditions=conditions,
+            expected_log_id=expected_log_id,
+        )
+        return Appended.from_proto(await self._appender.append(request, timeout))
+
+    def read(
+        self,
+        stream: str | None = None,
+        *,
+        query: Query | None = None,
+        backwards: bool = False,
+        after_position: int | None = None,
+        after_version: int | None = None,
+        after_time: datetime | None = None,
+        until_position: int | None = None,
+        until_time: datetime | None = None,
+        limit: int | None = None,
+        min_position: int = 0,
+        expected_log_id: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncReading:
+        """Reads one state of the log: events that were recorded before the read began.
+
+        ```python
+        async for event in client.read("order-1042"): ...
+        events = await client.read(query=Query(tags="customer:7")).to_list()
+        last = await client.read("order-1042", backwards=True, limit=1).to_list()
+        ```
+
+        Answers at once; the server is asked at the first step. If the connection breaks half
+        way, the read goes on by itself, in the same state of the log.
+
+        Args:
+            stream: Only this stream. A stream that does not exist has no events and version 0.
+            query: Only what matches. Neither stream nor query: the whole log.
+            backwards: Newest first.
+            after_position: Begin after this position (backwards: before it).
+            after_version: Begin after this version of the stream (backwards: before it).
+            after_time: Only what was recorded after this time (backwards: before it).
+            until_position: Up to and with this position: the log as it stood then.
+            until_time: Up to and with what was recorded at this time.
+            limit: At most this many events. 0: none, only the state.
+            min_position: Do not answer from an older state than this (`Appended
+                .last_position`, for a server that reads from a replica): waits, up to 5 s.
+            expected_log_id: The log id under which the position was learnt. None: not checked.
+            timeout: Seconds to wait for each response, repeats included; the time that you
+                take between two steps does not count, and a long read has no end. None: the
+                client's; `math.inf`: no bound.
+
+        Raises:
+            ValueError: Arguments exclude one another, or a number is out of range.
+
+        Iterating over it raises:
+            InvalidRequest: Something is malformed, or (`LimitExceeded`) over a limit.
+            PositionAheadOfLog: A position or version is after the end.
+            LogDiverged: The log lost its end, and the position is of the part lost.
+            LogMismatch: The log never had `expected_log_id`.
+            MinPositionNotReached: The state asked for was not reached in time.
+            DeadlineExceeded: No response in time.
+            Unavailable, ResourceExhausted: The server can't be reached or can't answer now,
+                and the time for repeats is over.
+            ClientClosed: The client was closed.
+        """
+        request = read_request(
+            stream=stream,
+            query=query,
+            backwards=backwards,
+            after_position=after_position,
+            after_version=after_version,
+            after_time=after_time,
+            until_position=until_position,
+            until_time=until_time,
+            limit=limit,
+            min_position=min_position,
+            expected_log_id=expected_log_id,
+        )
+        return AsyncReading(self._connection, request, timeout)
+
+    def subscribe(
+        self,
+        stream: str | None = None,
+        *,
+        query: Query | None = None,
+        after: Checkpoint | None = None,
+        after_position: int | None = None,
+        after_version: int | None = None,
+        after_time: datetime | None = None,
+        from_head: bool = False,
+        heartbeat: float | None = None,
+        max_silence: float | None = None,
+        expected_log_id: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncSubscription:
+        """Follows the log: events that were recorded, then those that are, without end.
+
+        ```python
+        async with client.subscribe(query=query, after=checkpoint) as subscription:
+            async for event in subscription.events():
+                ...
+        ```
+
+        Answers at once; the server is asked at the first step. Nothing given to start after:
+        from the beginning of the log.
+
+        Args:
+            stream: Only this stream. It need not exist yet.
+            query: Only what matches. Neither stream nor query: the whole log.
+            after: A checkpoint: the surest start, since it also notices a log that was
+                restored to an earlier state.
+            after_position: Begin after this position.
+            after_version: Begin after this version of the stream.
+            after_time: Begin with what was recorded after this time.
+            from_head: Only what is recorded from now on.
+            heartbeat: Seconds of silence after which the server sends a heartbeat, 0.1 to
+                3,600. None: 10.
+            max_silence: Seconds without a response after which the connection counts as dead
+                and a new one is made. None: three heartbeats; `math.inf`: never.
+            expected_log_id: The log id under which the position was learnt. None: that of the
+                checkpoint; without one, not checked.
+            timeout: Seconds for getting the subscription started the first time. Once it
+                has started it is kept up for ever. None: the client's; `math.inf`: no bound.
+
+        Raises:
+            ValueError: Arguments exclude one another, or a number is out of range.
+
+        Iterating over it raises:
+            InvalidRequest: Something is malformed, or (`LimitExceeded`) over a limit.
+            PositionAheadOfLog: The start is after the end: a checkpoint of another log, or of
+                a later state of this one.
+            LogDiverged: The log lost its end, and the checkpoint is of the part lost.
+            LogMismatch: The log is not the checkpoint's.
+            StreamDeleted: The stream was deleted for good.
+            Unavailable, ResourceExhausted: It could not be started in time.
+            ServerDefect: The server failed several times at the same point.
+            ClientClosed: The client was closed before the first step.
+        """
+        request = subscribe_request(
+            stream=stream,
+            query=query,
+            after=after,
+            after_position=after_position,
+            after_version=after_version,
+            after_time=after_time,
+            from_head=from_head,
+            heartbeat=heartbeat,
+            expected_log_id=expected_log_id,
+        )
+        return AsyncSubscription(
+            self._connection, request, max_silence=max_silence, timeout=timeout
+        )
+
+    async def head(self, timeout: float | None = None) -> Head:
+        """Where the log ends now: all that was acknowledged before the call is in it.
+
+        Args:
+            timeout: Seconds, repeats included. None: the client's; `math.inf`: no end.
+
+        Raises:
+            Unavailable, DeadlineExceeded, ResourceExhausted: No answer in time.
+            ClientClosed: The client was closed.
+        """
+        method = self._connection.channel().event_store.GetHead
+        return Head.from_proto(await self._connection.unary(method, pb.GetHeadRequest(), timeout))
+
+    async def stream(self, name: str, timeout: float | None = None) -> Stream:
+        """What is known about a stream.
+
+        Args:
+            name: Of the stream.
+            timeout: Seconds, repeats included. None: the client's; `math.inf`: no end.
+
+        Raises:
+            NotFound: It was never written to. (One that was deleted is found.)
+            InvalidRequest: That can't be a stream's name.
+            Unavailable, DeadlineExceeded, ResourceExhausted: No answer in time.
+            ClientClosed: The client was closed.
+        """
+        method = self._connection.channel().streams.GetStream
+        request = stream_pb.GetStreamRequest(stream=name)
+        response = await self._connection.unary(method, request, timeout)
+        return Stream.from_proto(response.stream)
+
+    async def streams(
+        self,
+        prefix: str = "",
+        *,
+        page_size: int = 100,
+        show_deleted: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Stream]:
+        """Streams in order of name, byte by byte. Asks for page after page by itself; what
+        changes meanwhile may be in it or not.
+
+        Args:
+            prefix: Only names that begin with this. Empty: all.
+            page_size: How many to fetch at a time, up to 1,000.
+            show_deleted: Deleted ones, too.
+            timeout: Seconds for each page, repeats included. None: the client's; `math.inf`:
+                no end.
+
+        Raises (while iterating):
+            InvalidRequest: That can't be the beginning of a stream's name.
+            Unavailable, DeadlineExceeded, ResourceExhausted: No answer in time.
+            ClientClosed: The client was closed.
+        """
+        request = stream_pb.ListStreamsRequest(
+            prefix=prefix, page_size=page_size, show_deleted=show_deleted
+        )
+        while True:
+            method = self._connection.channel().streams.ListStreams
+            page = await self._connection.unary(method, request, timeout)
+            for each in page.streams:
+                yield Stream.from_proto(each)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def close(self, grace: float = 5.0) -> None:
+        """Closes the connection. Subscriptions end; reads that are not at their end raise
+        `ClientClosed`. Repeating it does nothing.
+
+        Args:
+            grace: Seconds that appends under way are waited for. Those still unanswered then
+                raise `ClientClosed`; they may have been recorded.
+        """
+        await self._appender.close(grace)
+        await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
