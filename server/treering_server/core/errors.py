@@ -296,13 +296,13 @@ class NotFound(Refusal):
     """There is no such thing."""
 
     what: str
-    name: str = ""
+    """What kind of thing: `stream` or `log`."""
+    name: str
     reason = "NOT_FOUND"
 
     @property
     def message(self) -> str:
-        named = f"{self.what} {self.name!r}" if self.name else self.what
-        return f"{named} was not found"
+        return f"{self.what} {self.name!r} was not found"
 
 
 @dataclass(eq=False)

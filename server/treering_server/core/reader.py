@@ -78,7 +78,7 @@ class Reader:
         """
         stream = await asyncio.to_thread(self._storage.stream, name)
         if stream is None:
-            raise NotFound(f"stream {name!r}")
+            raise NotFound("stream", name)
         return stream
 
     async def streams(self, request: ListStreams) -> list[Stream]:

@@ -67,7 +67,7 @@ def parse(record: bytes) -> Recorded:
     time = event.recorded_at
     return Recorded(
         id=UUID(event.id),
-        terms=Terms(event.stream, event.type, frozenset(event.tags)),
+        terms=Terms(event.stream, event.type, frozenset(event.tags[:])),
         position=event.position,
         version=event.version,
         recorded_at=time.seconds * 1_000_000 + time.nanos // 1_000,

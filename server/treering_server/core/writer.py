@@ -57,6 +57,9 @@ PATIENCE_SECONDS = 5.0
 """How long appends are tried again while the database is away."""
 UNKNOWN_PATIENCE_SECONDS = 15.0
 """The same once a commit of theirs had no known end: the answer is worth more."""
+LOOKS = 3
+"""Appends whose conditions are looked at in the database at a time: the rest of its
+connections is for reads."""
 PROBE_SECONDS = 0.5
 """How often the append lock is tried while it can't be had and nobody appends."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 0.5
@@ -128,6 +131,7 @@ class Writer:
         self._published = published
         self._queue_bytes = queue_bytes
         self._loop = asyncio.get_running_loop()
+        self._looking = asyncio.Semaphore(LOOKS)
         self._room = asyncio.Event()
         self._room.set()
         self._queue = _Queue()
@@ -169,9 +173,10 @@ class Writer:
         deadline = float("inf") if seconds is None else time.monotonic() + seconds
         looked = not_looked(append.conditions)
         if any(each.to < self._tail.base for each in looked):
-            looked = await asyncio.to_thread(
-                look, self._storage, append.conditions, self._committed, looked
-            )
+            async with self._looking:
+                looked = await asyncio.to_thread(
+                    look, self._storage, append.conditions, self._committed, looked
+                )
         waiting = _Waiting(append, call, deadline, self._loop.create_future(), looked)
         queue = self._queue
         with queue.changed:

@@ -28,6 +28,8 @@ NAME = "treering.v1.EventStoreService"
 
 LARGE_REQUEST_BYTES = 32 * 1024
 """A request from this size on is read in a thread, so that the loop goes on meanwhile."""
+SUBMITTED_ITEMS = 32
+"""Items read on end before the loop has its turn."""
 UNANSWERED_ITEMS = 2_048
 UNANSWERED_BYTES = 8 * 1024 * 1024
 """What one AppendMany call may have waiting before the server reads on."""
@@ -220,8 +222,10 @@ class _ManyAppends:
                 items = requests.read_append_many(message, self._limits)
             else:
                 items = await asyncio.to_thread(requests.read_append_many, message, self._limits)
-            for item in items:
+            for ordinal, item in enumerate(items, start=1):
                 await self._submit(item)
+                if ordinal % SUBMITTED_ITEMS == 0:
+                    await asyncio.sleep(0)
 
     async def _submit(self, item: AppendItem) -> None:
         if item.request_id in self._request_ids:

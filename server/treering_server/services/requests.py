@@ -87,12 +87,11 @@ def read_append(data: bytes, limits: Limits) -> Append:
     return _AppendChecks(limits).append(_parse(pb.AppendRequest, data), len(data))
 
 
-def read_append_many(data: bytes, limits: Limits) -> Iterator[AppendItem]:
-    """Reads an `AppendManyRequest`; each append when its turn comes, as there may be many.
+def read_append_many(data: bytes, limits: Limits) -> list[AppendItem]:
+    """Reads an `AppendManyRequest`.
 
     What is wrong with an append is in its item; what is wrong outside of the appends is
-    raised at once. That no `request_id` is used twice while unanswered is the caller's to
-    check.
+    raised. That no `request_id` is used twice while unanswered is the caller's to check.
     """
     message = _decode(pb.AppendManyRequest, data)
     unknown_somewhere = _discard_unknown_fields(message)
@@ -108,10 +107,10 @@ def read_append_many(data: bytes, limits: Limits) -> Iterator[AppendItem]:
             break
     if wrong:
         raise InvalidRequest(tuple(wrong[:MAX_VIOLATIONS]))
-    return (
+    return [
         AppendItem(item.request_id, _append_or_refusal(item.append, limits, unknown_somewhere))
         for item in message.items
-    )
+    ]
 
 
 def _append_or_refusal(

@@ -181,7 +181,7 @@ def _log_state(state: LogState, last_common_position: int = 0) -> pb.LogState:
 def _facts(refusal: Refusal) -> dict[str, str]:
     """The facts as words, for callers that don't have our protos."""
     if isinstance(refusal, errors.NotFound):
-        return {refusal.what: _fact(refusal.name)} if refusal.name else {}
+        return {refusal.what: _fact(refusal.name)}
     facts: dict[str, Any] = {}
     for field in fields(refusal):  # type: ignore[arg-type]
         value = getattr(refusal, field.name)

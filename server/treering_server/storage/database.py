@@ -126,7 +126,7 @@ def _open_sqlite(url: sa.URL, *, readers: int, migrate: bool) -> Database:
 
 
 def _open_postgresql(url: sa.URL, *, readers: int, migrate: bool) -> Database:
-    engine = postgresql.make_engine(url, connections=readers + 1)
+    engine = postgresql.make_engine(url, connections=readers + 2)
     try:
         facts = postgresql.examine(engine)
         if facts.refusal is not None:

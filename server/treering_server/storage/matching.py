@@ -241,8 +241,11 @@ def _united(
     candidates = selects[0].subquery() if len(selects) == 1 else sa.union_all(*selects).subquery()
     if not checks:
         return sa.select(candidates.c.ordinal, candidates.c.position, sa.true())
-    return sa.select(candidates.c.ordinal, candidates.c.position, sa.and_(*checks)).select_from(
-        candidates.join(events, events.c.position == candidates.c.position).outerjoin(
-            streams, streams.c.id == events.c.stream_id
-        )
+    # A subquery for each, so that events are looked up by position: a join may scan them all.
+    passes = (
+        sa.select(sa.and_(*checks))
+        .select_from(events.outerjoin(streams, streams.c.id == events.c.stream_id))
+        .where(events.c.position == candidates.c.position)
+        .scalar_subquery()
     )
+    return sa.select(candidates.c.ordinal, candidates.c.position, passes)

@@ -37,7 +37,7 @@ TCP_TIMEOUT_MILLISECONDS = 10_000
 """After that long without an answer from its host a connection counts as lost."""
 STATEMENT_SECONDS = 30.0
 """For one statement under the append lock."""
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 2.0
 """A server that stops while it holds the append lock loses it after that long."""
 
 # The key is made from the log's table, so that logs in other schemas of a database, and
@@ -59,6 +59,8 @@ SELECT
 """
 
 # Kind, name, uuid, then numbers, then record: the head, the streams and the ids in one trip.
+# LATERAL with a LIMIT, so that each name and id is looked up by its index, whatever the planner
+# believes of the tables' sizes.
 STATE = """
 SELECT 0, NULL::text, l.log_id, e.position, e.recorded_at,
   (SELECT coalesce(max(id), 0) FROM streams), NULL::bytea, e.id
@@ -67,10 +69,13 @@ UNION ALL
 SELECT 1, s.name, NULL, s.id,
   greatest(s.floor_version, (SELECT max(version) FROM events WHERE stream_id = s.id)),
   s.state, NULL, NULL
-FROM streams s WHERE s.name = ANY(%b::text[])
+FROM unnest(%b::text[]) AS asked(name)
+CROSS JOIN LATERAL (SELECT * FROM streams WHERE streams.name = asked.name LIMIT 1) AS s
 UNION ALL
 SELECT 2, s.name, e.id, e.position, e.recorded_at, e.version, e.record, NULL
-FROM events e LEFT JOIN streams s ON s.id = e.stream_id WHERE e.id = ANY(%b::uuid[])
+FROM unnest(%b::uuid[]) AS asked(id)
+CROSS JOIN LATERAL (SELECT * FROM events WHERE events.id = asked.id LIMIT 1) AS e
+LEFT JOIN streams s ON s.id = e.stream_id
 """
 
 # Not COPY: one that stalls escapes every time-out and holds the lock. NULLs travel as 0.
@@ -240,7 +245,11 @@ class PostgresqlStorage(SqlReads):
                     raise
         except Exception as error:
             self._names.forget()
-            raise translated(error) from error
+            meaning = translated(error)
+            if isinstance(meaning, StorageUnavailable | CommitUnknown):
+                # What else the pool holds has died as well.
+                self._engine.dispose()
+            raise meaning from error
 
 
 def _driver(connection: sa.Connection) -> Any:

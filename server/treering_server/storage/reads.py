@@ -15,8 +15,7 @@ from treering_server.storage import matching, statements
 
 Result = TypeVar("Result")
 
-READ_ATTEMPTS = 3
-"""A pool may hold several connections that died with the server before this one."""
+READ_ATTEMPTS = 2
 
 
 class SqlReads(ABC):
@@ -47,6 +46,8 @@ class SqlReads(ABC):
                 translated = self._translated(error)
                 if not isinstance(translated, StorageUnavailable) or attempt == READ_ATTEMPTS:
                     raise translated from error
+                # What else the pool holds has died as well.
+                self._engine.dispose()
 
     def head(self) -> Head:
         """See `Storage`, as for all that follow."""

@@ -144,7 +144,7 @@ class SqliteStorage(SqlReads):
 
     def __init__(self, path: Path, lock: FileLock, *, readers: int) -> None:
         """Opens a file that is migrated and whose lock is held."""
-        super().__init__(make_engine(path, connections=readers, checkpoints=False))
+        super().__init__(make_engine(path, connections=readers + 1, checkpoints=False))
         self._writing = make_engine(path, connections=1, checkpoints=True)
         self._lock = lock
         self._names = Names()
