@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 import structlog
@@ -25,7 +25,9 @@ from treering_server.services import event_store, reflection, streams
 from treering_server.services.calls import Calls
 from treering_server.storage.database import Database, open_database, parse_url
 from treering_server.storage.migrations import DatabaseUnusable
-from treering_server.storage.notifications import Notifications
+
+if TYPE_CHECKING:
+    from treering_server.storage.notifications import Notifications
 
 RECEIVE_FACTOR = 4
 """The transport takes so many times the request limit, so that limits are refused by name."""
@@ -128,9 +130,11 @@ class Server:
         self._watching = asyncio.create_task(self._watch_health())
         self._say_what_it_runs_on(self._database, head)
 
-    def _start_notifications(self) -> Notifications | None:
+    def _start_notifications(self) -> "Notifications | None":
         if not (self._settings.notify and self._database.is_shared):
             return None
+        from treering_server.storage.notifications import Notifications
+
         loop = asyncio.get_running_loop()
         url = self._database.url
         listen_url = parse_url(self._settings.listen_url) if self._settings.listen_url else url

@@ -3,16 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
 import sqlalchemy as sa
 
-from treering_server.core.errors import Refusal
-from treering_server.core.storage import Storage, StorageDefect
-from treering_server.storage import migrations, postgresql, sqlite
+from treering_server.core.storage import Storage
+from treering_server.storage import migrations, sqlite
 from treering_server.storage.migrations import DatabaseUnusable
 
 POSTGRESQL_NAMES = {"postgresql", "postgres", "postgresql+psycopg"}
-DRIVER_ERRORS = (sqlite.Error, psycopg.Error)
 FIRST_SAFE_SQLITE = (3, 51, 3)
 
 
@@ -72,7 +69,9 @@ def open_database(database_url: str, *, readers: int, migrate: bool) -> Database
         if url.drivername == "sqlite":
             return _open_sqlite(url, readers=readers, migrate=migrate)
         return _open_postgresql(url, readers=readers, migrate=migrate)
-    except (sa.exc.SQLAlchemyError, *DRIVER_ERRORS, Refusal, StorageDefect, OSError) as error:
+    except DatabaseUnusable:
+        raise
+    except Exception as error:
         raise DatabaseUnusable(_sentence(url, error)) from error
 
 
@@ -126,6 +125,9 @@ def _open_sqlite(url: sa.URL, *, readers: int, migrate: bool) -> Database:
 
 
 def _open_postgresql(url: sa.URL, *, readers: int, migrate: bool) -> Database:
+    # Here, as those who keep their log in SQLite need not wait for its driver.
+    from treering_server.storage import postgresql
+
     engine = postgresql.make_engine(url, connections=readers + 2)
     try:
         facts = postgresql.examine(engine)

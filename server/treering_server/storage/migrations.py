@@ -1,15 +1,13 @@
 """Brings a database up to the schema that this server works with."""
 
+import pkgutil
 import time
 from pathlib import Path
 from uuid import uuid4
 
-import alembic.command
-import alembic.config
-import alembic.migration
-import alembic.script
 import sqlalchemy as sa
 import treering_migrations
+from treering_migrations import versions
 
 from treering_server.storage.schema import incarnations, log, metadata
 
@@ -42,7 +40,7 @@ def migrate(engine: sa.Engine) -> None:
             if postgresql:
                 connection.execute(_MIGRATION_LOCK)
             if _pending(connection):
-                alembic.command.upgrade(_config(connection), "head")
+                _upgrade(connection)
             if connection.scalar(sa.select(log.c.log_id)) is None:
                 _begin_log(connection)
         except BaseException:
@@ -64,35 +62,43 @@ def check(engine: sa.Engine) -> None:
             )
 
 
-def _config(connection: sa.Connection | None = None) -> alembic.config.Config:
+def revisions() -> list[str]:
+    """Ids of all migrations that this server has, oldest first: `0001` is in `v0001_….py`."""
+    modules = sorted(module.name for module in pkgutil.iter_modules(versions.__path__))
+    return [name[1:].partition("_")[0] for name in modules]
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    # Here, as a start with nothing to migrate should not wait for Alembic.
+    import alembic.command
+    import alembic.config
+
     config = alembic.config.Config()
     config.set_main_option("script_location", str(Path(treering_migrations.__file__).parent))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    return config
+    alembic.command.upgrade(config, "head")
 
 
 def _pending(connection: sa.Connection) -> bool:
     """Whether migrations are to be run; refuses what none of them leads to."""
-    script = alembic.script.ScriptDirectory.from_config(_config())
-    context = alembic.migration.MigrationContext.configure(
-        connection, opts={"version_table": VERSION_TABLE}
-    )
-    current = context.get_current_revision()
-    if current is None:
-        foreign = metadata.tables.keys() & set(sa.inspect(connection).get_table_names())
+    tables = set(sa.inspect(connection).get_table_names())
+    if VERSION_TABLE not in tables:
+        foreign = metadata.tables.keys() & tables
         if foreign:
             raise DatabaseUnusable(
                 f"the database is not Treering's: it has a table {min(foreign)!r} that Treering "
                 "did not make; name another database or schema"
             )
         return True
-    if current not in {revision.revision for revision in script.walk_revisions()}:
+    current = connection.scalar(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))
+    known = revisions()
+    if current not in known:
         raise DatabaseUnusable(
-            f"the database has schema {current}, newer than this server's "
-            f"{script.get_current_head()}: upgrade Treering"
+            f"the database has schema {current}, newer than this server's {known[-1]}: "
+            "upgrade Treering"
         )
-    return current != script.get_current_head()
+    return bool(current != known[-1])
 
 
 def _begin_log(connection: sa.Connection) -> None:
