@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Passed on to what is run: make test ARGS="-k append"
 ARGS ?=
 
-SOURCES := $(wildcard client/treering server migrations tests tools benchmarks)
+SOURCES := client/treering server migrations tools $(wildcard tests/*.py benchmarks/*.py)
 
 # Stamps: what they depend on has changed if they are older, and is installed again.
 MADE := $(VENV)/.made
@@ -41,8 +41,11 @@ check-format: $(DEV) ## Checks that the code is formatted
 check-lint: $(DEV) ## Looks for what is suspicious in the code
 	$(BIN)/ruff check .
 
+# Each folder of tests by itself, since the names of their modules need not differ.
 check-types: $(DEV) ## Checks the types
 	$(BIN)/mypy $(SOURCES)
+	for folder in $(sort $(dir $(wildcard tests/*/*.py))); do \
+		MYPYPATH=$$folder $(BIN)/mypy $$folder || exit 1; done
 
 check-imports: $(DEV) ## Checks who may import whom
 	$(BIN)/lint-imports --no-logo
@@ -77,7 +80,7 @@ format: $(DEV) ## Formats the code and makes the sync client again
 # ARGS="--upgrade-package grpcio". Building the project needs what its build system requires.
 COMPILE = $(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb')) \
 	['build-system']['requires'], sep='\n')" | \
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-emit-index-url --no-emit-find-links $(ARGS) pyproject.toml -
 lock: $(DEV) ## Pins all requirements again, with hashes; ARGS=--upgrade for newer ones
 	$(COMPILE) --extra server --output-file requirements/server.txt

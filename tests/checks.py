@@ -6,7 +6,7 @@ log without removals, read forwards from the start.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
@@ -15,7 +15,7 @@ class Recorded(Protocol):
     """An event read back, by whichever client."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> Hashable: ...
     @property
     def position(self) -> int: ...
     @property
@@ -78,7 +78,7 @@ def check_recorded_at(events: Iterable[Recorded]) -> None:
 
 def check_once(events: Iterable[Recorded]) -> None:
     """No event is there twice."""
-    positions: dict[str, int] = {}
+    positions: dict[Hashable, int] = {}
     for event in events:
         if event.id in positions:
             raise BrokenPromise(
@@ -87,7 +87,7 @@ def check_once(events: Iterable[Recorded]) -> None:
         positions[event.id] = event.position
 
 
-def check_atomic(log: Sequence[Recorded], appends: Iterable[Sequence[str]]) -> None:
+def check_atomic(log: Sequence[Recorded], appends: Iterable[Sequence[Hashable]]) -> None:
     """The events of each append, given by their ids in order of recording, are next to one
     another in this order, or none of them is there. It need not be known which."""
     positions = {event.id: event.position for event in log}
@@ -100,7 +100,7 @@ def check_atomic(log: Sequence[Recorded], appends: Iterable[Sequence[str]]) -> N
             raise BrokenPromise(f"an append of {len(ids)} events was recorded as {found}")
 
 
-def check_durable(log: Sequence[Recorded], acknowledged: Mapping[str, int]) -> None:
+def check_durable(log: Sequence[Recorded], acknowledged: Mapping[Any, int]) -> None:
     """Each event that was acknowledged, given by its id, is at the position told then."""
     positions = {event.id: event.position for event in log}
     for id, told in acknowledged.items():

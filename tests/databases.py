@@ -100,7 +100,7 @@ def programs(user: int | None, directory: Path) -> Path:
 
 
 def is_open_to_all(directory: Path) -> bool:
-    """Whether any user can get there: a checkout below /root is closed."""
+    """Whether any user can get there: a checkout in a private home is not open."""
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in (directory, *directory.parents))
 
 

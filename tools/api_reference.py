@@ -204,13 +204,13 @@ def page() -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Makes or checks the page."""
     parser = argparse.ArgumentParser(description="Makes the API reference from the protos.")
     parser.add_argument("--check", action="store_true", help="only look whether it is right")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     wanted = page()
-    if arguments.check:
+    if options.check:
         if PAGE.exists() and PAGE.read_text(encoding="utf-8") == wanted:
             return 0
         print(f"{PAGE.relative_to(ROOT)} is out of date. Run `make protos`.")

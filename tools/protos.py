@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -70,16 +71,16 @@ def check(wanted: dict[str, bytes], found: dict[str, bytes]) -> list[str]:
     return problems
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Makes or checks the stubs."""
     parser = argparse.ArgumentParser(description="Makes the Python stubs from the protos.")
     parser.add_argument("--check", action="store_true", help="only look whether they are right")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch)
         make_stubs(made)
         wanted, found = stubs_in(made), stubs_in(CLIENT)
-        if arguments.check:
+        if options.check:
             problems = check(wanted, found)
             for problem in problems:
                 print(f"{STUBS}: {problem}")

@@ -14,7 +14,6 @@ import re
 import subprocess
 import sys
 import tokenize
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,8 +31,12 @@ NAMES = {
     "aiter": "iter",
     "anext": "next",
     "_async": "_sync",
+    "waiting_async": "waiting_sync",
 }
 """What is called otherwise in the blocking client."""
+
+FIXES = ("--select=I,SIM117,C416,RUF100", "--fix", "--unsafe-fixes", "--exit-zero")
+"""What ruff puts right where `async with` became `with` and the like."""
 
 DROPPED = {"async", "await"}
 """What has no counterpart."""
@@ -45,26 +48,22 @@ HEADER = """\
 """
 
 
-@dataclass(frozen=True)
-class Folder:
-    """Where files are made from, and to."""
-
-    source: str
-    target: str
-    names: tuple[str, ...]
-
-    def pairs(self) -> list[tuple[Path, Path]]:
-        source, target = ROOT / self.source, ROOT / self.target
-        return [(source / name, target / name) for name in self.names]
+CLIENT = ("client.py", "connection.py", "reading.py", "subscription.py")
 
 
-FOLDERS = (
-    Folder(
-        "client/treering/_async",
-        "client/treering/_sync",
-        ("client.py", "connection.py", "reading.py", "subscription.py"),
-    ),
-)
+def pairs() -> list[tuple[Path, Path]]:
+    """Each file that something is made from, with what is made."""
+    client, tests = ROOT / "client/treering", ROOT / "tests/client"
+    return [(client / "_async" / name, client / "_sync" / name) for name in CLIENT] + [
+        (source, source.with_name(source.name.replace("_async_", "_sync_")))
+        for source in sorted(tests.glob("test_async_*.py"))
+    ]
+
+
+def orphans() -> list[Path]:
+    """Tests that were made from something that is no more."""
+    made = {target for _, target in pairs()}
+    return [each for each in (ROOT / "tests/client").glob("test_sync_*.py") if each not in made]
 
 
 def to_sync(text: str) -> str:
@@ -99,7 +98,7 @@ def made_from(source: Path, target: Path) -> str:
     """What the target has to be."""
     header = HEADER.format(source=source.relative_to(ROOT).as_posix())
     text = header + to_sync(source.read_text(encoding="utf-8"))
-    for command in (["check", "--select=I", "--fix", "--quiet"], ["format", "--quiet"]):
+    for command in (["check", *FIXES, "--quiet"], ["format", "--quiet"]):
         text = subprocess.run(
             [sys.executable, "-m", "ruff", *command, f"--stdin-filename={target}", "-"],
             input=text,
@@ -112,23 +111,26 @@ def made_from(source: Path, target: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
+    """Writes or checks; answers the exit code."""
     check = arguments == ["--check"]
     if arguments and not check:
         print(__doc__, file=sys.stderr)
         return 2
     stale = []
-    for folder in FOLDERS:
-        for source, target in folder.pairs():
-            text = made_from(source, target)
-            found = target.read_text(encoding="utf-8") if target.exists() else None
-            if found == text:
-                continue
-            stale.append(target.relative_to(ROOT).as_posix())
-            if not check:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_text(text, encoding="utf-8")
-    for name in stale:
-        print(f"{name}: {'is not what its source makes' if check else 'made anew'}")
+    for source, target in pairs():
+        text = made_from(source, target)
+        if target.exists() and target.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(target)
+        if not check:
+            target.write_text(text, encoding="utf-8")
+    for orphan in orphans():
+        stale.append(orphan)
+        if not check:
+            orphan.unlink()
+    for path in stale:
+        said = "is not what its source makes of it" if check else "brought up to date"
+        print(f"{path.relative_to(ROOT).as_posix()}: {said}")
     return 1 if check and stale else 0
 
 

@@ -6,6 +6,9 @@ Options = Sequence[tuple[str, object]]
 
 DEFAULT_ADDRESS = "127.0.0.1:7464"
 DEFAULT_TIMEOUT_SECONDS = 10.0
+# A connection may be slow, or only just be made. One that has answered nothing for so long is
+# taken for dead, if there is reason to expect an answer.
+DEAD_AFTER_SECONDS = 5.0
 
 _OPTIONS: Options = (
     # Responses are cut at about 1 MiB, but one larger event travels alone, and a server's
@@ -19,6 +22,8 @@ _OPTIONS: Options = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    # A connection that seems dead can be left for a new one only if no two channels share it.
+    ("grpc.use_local_subchannel_pool", 1),
     # Retries are ours: gRPC's know nothing of event ids and checkpoints.
     ("grpc.enable_retries", 0),
     # gRPC's own back-off between connections grows to two minutes. The client has its own, and

@@ -8,7 +8,7 @@ from datetime import datetime
 from treering.times import to_datetime
 from treering.v1 import event_store_service_pb2 as pb
 
-_TEXT = re.compile(r"([^/\s]*)/(\d{1,19})/([^/\s]*)")
+_TEXT = re.compile(r"([^/\s]*)/([0-9]{1,19})/([^/\s]*)")
 
 
 @dataclass(frozen=True, slots=True)

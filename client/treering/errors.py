@@ -42,6 +42,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
 from treering.v1 import failure_pb2 as pb
@@ -62,7 +63,7 @@ class TreeringError(Exception):
             could not be reached.
         retry_after: Seconds to wait before a repeat can help. None: the server said nothing.
         outcome_unknown: Whether an append that failed with this may have been recorded all the
-            same. Always False where nothing is written.
+            same. Means nothing for calls that write nothing.
     """
 
     def __init__(
@@ -346,7 +347,7 @@ def from_status(
 ) -> TreeringError:
     """The exception for a call that ended with a status: from the `Failure` in its trailers,
     or where there is none (no server was reached, or one that is not ours) from the code."""
-    trailer = {name: value for name, value in trailers or ()}
+    trailer = dict(tuple(trailers or ()))
     failure = _failure_in(trailer.get(STATUS_DETAILS))
     if failure is not None:
         return from_failure(failure)
@@ -368,7 +369,7 @@ def _failure_in(details: str | bytes | None) -> pb.Failure | None:
         for detail in status.details:
             if detail.Unpack(failure):
                 return failure
-    except ValueError:  # DecodeError is one.
+    except DecodeError:
         pass
     return None
 

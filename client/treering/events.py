@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import FrozenInstanceError, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import NoReturn, Protocol, TypeVar, cast
 from uuid import UUID
@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 from treering.ids import uuid7
 from treering.queries import Strings, distinct
+from treering.times import from_nanoseconds, require_zone, to_nanoseconds
 from treering.v1 import event_pb2
 
 JSON = "application/json"
@@ -21,7 +22,6 @@ PROTOBUF = "application/protobuf"
 MessageT = TypeVar("MessageT", bound=Message)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 # NaN and infinity are not JSON, and a reader in another language would fail on them.
@@ -104,8 +104,8 @@ class Event:
             id = uuid7()
         elif not isinstance(id, UUID):
             id = UUID(id)
-        if time is not None and time.utcoffset() is None:
-            raise ValueError("an event's time needs a time zone, as in datetime.now(UTC)")
+        if time is not None:
+            require_zone(time, "an event's time")
         content, content_type = _encode(data, content_type)
         keep = object.__setattr__  # The class is frozen; its own constructor may write.
         keep(self, "type", type)
@@ -214,11 +214,11 @@ class RecordedEvent:
                 content_type,
                 tuple(tags),
                 dict(metadata),
-                None if time is None else _nanoseconds(time),
+                None if time is None else to_nanoseconds(time, "an event's time"),
                 position,
                 stream,
                 version,
-                _nanoseconds(recorded_at),
+                to_nanoseconds(recorded_at, "recorded_at"),
             ),
         )
 
@@ -257,7 +257,7 @@ class RecordedEvent:
         """When it happened by its author's clock, in UTC, cut to microseconds. None: not
         known."""
         time_ns = self._fields[6]
-        return None if time_ns is None else _datetime(time_ns)
+        return None if time_ns is None else from_nanoseconds(time_ns)
 
     @property
     def time_ns(self) -> int | None:
@@ -283,7 +283,7 @@ class RecordedEvent:
     @property
     def recorded_at(self) -> datetime:
         """When it was recorded, by the server's clock, in UTC. Never falls as position rises."""
-        return _datetime(self._fields[10])
+        return from_nanoseconds(self._fields[10])
 
     @property
     def category(self) -> str:
@@ -422,16 +422,6 @@ def _frozen_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
         if not (isinstance(key, str) and isinstance(value, str)):
             raise TypeError(f"metadata must be strings, not {key!r}: {value!r}")
     return MappingProxyType(copy)
-
-
-def _datetime(nanoseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
-
-
-def _nanoseconds(time: datetime) -> int:
-    if time.utcoffset() is None:
-        raise ValueError("a time needs a time zone, as in datetime.now(UTC)")
-    return (time - _EPOCH) // _MICROSECOND * 1000
 
 
 def _name(value: object) -> str:

@@ -68,12 +68,13 @@ class Attempts:
         max_attempts: How often to try. None: as long as there is time.
     """
 
-    __slots__ = ("_count", "_max_attempts", "_outcome_unknown", "deadline")
+    __slots__ = ("_count", "_doubtful_count", "_max_attempts", "_outcome_unknown", "deadline")
 
     def __init__(self, deadline: float | None, max_attempts: int | None) -> None:
         self.deadline = deadline
         self._max_attempts = max_attempts
         self._count = 0
+        self._doubtful_count = 0
         self._outcome_unknown = False
 
     def remaining(self, now: float) -> float | None:
@@ -95,4 +96,5 @@ class Attempts:
             return True
         if may_pass(error):
             return False
-        return error.code not in DOUBTFUL or self._count >= DOUBTFUL_ATTEMPTS
+        self._doubtful_count += 1
+        return error.code not in DOUBTFUL or self._doubtful_count >= DOUBTFUL_ATTEMPTS

@@ -6,6 +6,28 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def from_nanoseconds(nanoseconds: int) -> datetime:
+    """The time so many nanoseconds after 1970, in UTC, cut to microseconds."""
+    return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+
+
+def to_nanoseconds(time: datetime, what: str) -> int:
+    """Nanoseconds between 1970 and a time.
+
+    Raises:
+        ValueError: It has no time zone; `what` names it in the message.
+    """
+    require_zone(time, what)
+    return (time - _EPOCH) // _MICROSECOND * 1000
+
+
+def require_zone(time: datetime, what: str) -> None:
+    """Raises ValueError if a time has no time zone; `what` names it in the message."""
+    if time.utcoffset() is None:
+        raise ValueError(f"{what} needs a time zone, as in datetime.now(UTC)")
 
 
 def to_datetime(timestamp: Timestamp) -> datetime:
@@ -19,8 +41,7 @@ def to_timestamp(time: datetime, what: str) -> Timestamp:
     Raises:
         ValueError: It has no time zone; `what` names it in the message.
     """
-    if time.utcoffset() is None:
-        raise ValueError(f"{what} needs a time zone, as in datetime.now(UTC)")
+    require_zone(time, what)
     timestamp = Timestamp()
     timestamp.FromDatetime(time)
     return timestamp

@@ -3,6 +3,7 @@
 import uuid
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from calls import (
     ALL,
@@ -154,6 +155,13 @@ async def test_time_may_be_anywhere_in_the_range_of_timestamp(event_store, secon
 
     [recorded] = (await read(event_store)).events
     assert recorded.time == time
+
+
+async def test_a_time_of_zero_is_a_time(event_store):
+    await append(event_store, append_to("a", make_event(time=Timestamp())))
+
+    [recorded] = (await read(event_store)).events
+    assert recorded.HasField("time")
 
 
 async def test_an_empty_content_type_is_recorded_as_json(event_store):

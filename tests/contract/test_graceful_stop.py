@@ -23,7 +23,12 @@ from calls import (
     unpack,
 )
 from checks import check_durable, check_log
-from treering.v1.event_store_service_pb2 import AppendRequest, ReadRequest
+from treering.v1.event_store_service_pb2 import (
+    AppendItem,
+    AppendManyRequest,
+    AppendRequest,
+    ReadRequest,
+)
 from treering.v1.event_store_service_pb2_grpc import EventStoreServiceStub
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -124,7 +129,8 @@ async def test_an_idle_pipeline_ends_with_shutting_down(database_url, server_pro
     process = server_process(database_url)
     async with grpc.aio.insecure_channel(process.address) as channel:
         call = EventStoreServiceStub(channel).AppendMany()
-        await call.initial_metadata()
+        await call.write(AppendManyRequest(items=[AppendItem(append=append_to("a"))]))
+        await next_response(call)
         code, response = await asyncio.gather(
             stop(process, signal.SIGTERM), next_response(call), return_exceptions=True
         )

@@ -212,3 +212,39 @@ async def test_a_slow_reader_holds_up_nobody(database_url):
         for subscription in slow:
             await subscription.until_received(100)
             subscription.call.cancel()
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name != "a stream"])
+async def test_no_hole_where_history_and_live_change_again_and_again(database_url, name):
+    """A feed that remembers almost nothing, appends larger than it, and subscribers that
+    pause: each gets everything once all the same."""
+    source, matches = SOURCES[name]
+    async with (
+        InProcessServer(database_url, feed_bytes=20_000) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        event_store = EventStoreServiceStub(channel)
+
+        async def write_large(rng: random.Random) -> None:
+            for _ in range(6):
+                events = [make_event(rng.choice("ABC"), "x", "y") for _ in range(300)]
+                await append(event_store, append_to(f"order-{rng.randrange(3)}", *events))
+                await write(event_store, rng, 5)
+
+        async def follow(pause: float) -> Subscription:
+            async with subscribed(event_store, **source) as subscription:
+                while not (subscription.received and subscription.received[-1].type == LAST):
+                    await subscription.next()
+                    await asyncio.sleep(pause)
+                subscription.received.pop()
+            return subscription
+
+        following = [asyncio.create_task(follow(pause)) for pause in (0, 0, 0.001, 0.02)]
+        await asyncio.gather(*(write_large(random.Random(n)) for n in range(3)))
+        await append(event_store, append_to("end", make_event(LAST)))
+        async with asyncio.timeout(60):
+            subscriptions = await asyncio.gather(*following)
+
+        log = [event for event in (await read(event_store)).events if event.type != LAST]
+        for subscription in subscriptions:
+            check_subscription(subscription.received, log, matches)

@@ -66,17 +66,8 @@ APPEND_ORDER = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        pair
-        for pair in itertools.combinations(APPEND_ORDER, 2)
-        if pair != ("repeat", "EVENT_ID_CONFLICT")  # no append is both
-    ],
-)
-async def test_of_two_faults_of_an_append(event_store, first, second):
-    request = append_with(first, second)
-
+async def check_append(event_store, request: AppendRequest, first: str) -> None:
+    """Makes an append that must meet this fate."""
     if first == "repeat":
         response = await append(event_store, request)
         assert (response.duplicate, response.first_position) == (True, 1)
@@ -84,15 +75,21 @@ async def test_of_two_faults_of_an_append(event_store, first, second):
         await refused(event_store.Append(request), first)
 
 
-@pytest.mark.parametrize("first", range(len(APPEND_ORDER)))
-async def test_of_all_faults_of_an_append(event_store, first):
-    faults = [f for f in APPEND_ORDER[first:] if f != "EVENT_ID_CONFLICT" or first == 4]
-    request = append_with(*faults)
+async def test_of_two_faults_of_an_append(event_store, subtests):
+    for first, second in itertools.combinations(APPEND_ORDER, 2):
+        if (first, second) == ("repeat", "EVENT_ID_CONFLICT"):
+            continue  # no append is both
+        with subtests.test(f"{first} before {second}"):
+            await check_append(event_store, append_with(first, second), first)
 
-    if faults[0] == "repeat":
-        assert (await append(event_store, request)).duplicate
-    else:
-        await refused(event_store.Append(request), faults[0])
+
+async def test_of_all_faults_of_an_append(event_store, subtests):
+    for number, first in enumerate(APPEND_ORDER):
+        later = APPEND_ORDER[number + 1 :]
+        if first == "repeat":
+            later.remove("EVENT_ID_CONFLICT")
+        with subtests.test(first):
+            await check_append(event_store, append_with(first, *later), first)
 
 
 async def test_an_expectation_comes_before_a_condition_whatever_its_stream(event_store):
@@ -133,11 +130,11 @@ READ_FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("first", "second"), [*itertools.combinations(READ_FAULTS, 2)])
-async def test_of_two_faults_of_a_read(event_store, first, second):
-    request = ReadRequest(query=ALL, **READ_FAULTS[first], **READ_FAULTS[second])
-
-    await refused(event_store.Read(request, timeout=1), first)
+async def test_of_two_faults_of_a_read(event_store, subtests):
+    for first, second in itertools.combinations(READ_FAULTS, 2):
+        request = ReadRequest(query=ALL, **READ_FAULTS[first], **READ_FAULTS[second])
+        with subtests.test(f"{first} before {second}"):
+            await refused(event_store.Read(request, timeout=1), first)
 
 
 async def test_over_a_limit_and_another_log_of_a_read(event_store):
@@ -155,8 +152,8 @@ SUBSCRIBE_FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("first", "second"), [*itertools.combinations(SUBSCRIBE_FAULTS, 2)])
-async def test_of_two_faults_of_a_subscription(event_store, first, second):
-    fields = SUBSCRIBE_FAULTS[second] | SUBSCRIBE_FAULTS[first]
-
-    await refused(event_store.Subscribe(SubscribeRequest(query=ALL, **fields)), first)
+async def test_of_two_faults_of_a_subscription(event_store, subtests):
+    for first, second in itertools.combinations(SUBSCRIBE_FAULTS, 2):
+        fields = SUBSCRIBE_FAULTS[second] | SUBSCRIBE_FAULTS[first]
+        with subtests.test(f"{first} before {second}"):
+            await refused(event_store.Subscribe(SubscribeRequest(query=ALL, **fields)), first)

@@ -68,7 +68,7 @@ UNKNOWN = b"\x80\x7d\x01"
 # Every reader, as one of bytes, with its message.
 READERS: dict[type[Message], Callable[[bytes], Any]] = {
     AppendRequest: lambda data: requests.read_append(data, LIMITS),
-    AppendManyRequest: lambda data: list(requests.read_append_many(data, LIMITS)),
+    AppendManyRequest: lambda data: requests.read_append_many(data, LIMITS),
     ReadRequest: lambda data: requests.read_read(data, LIMITS),
     SubscribeRequest: lambda data: requests.read_subscribe(data, LIMITS),
     GetHeadRequest: requests.read_get_head,
@@ -576,18 +576,22 @@ def test_the_size_of_an_append():
 
 
 def test_limits_of_the_whole_request_come_first():
-    event = EVENT | {"type": "x" * 11}
+    parts = [{"stream": "0", "events": [EVENT | {"type": "x" * 11}]}]
+    parts += [{"stream": f"{n}", "expected_version": 0} for n in range(1, 4)]
+    conditions = [{"fail_if_match": {"items": types(5)}}]
 
-    refused = limits_refused(
-        lambda: append(
-            SMALL,
-            appends=[{"stream": f"{n}", "expected_version": 0} for n in range(4)],
-            events=[event],
-            conditions=[{"fail_if_match": {"items": types(5)}}],
-        )
-    )
+    refused = limits_refused(lambda: append(SMALL, appends=parts, conditions=conditions))
 
-    assert refused == [("", 3, 4), ("", 4, 5), ("events[0].type", 10, 11)]
+    assert refused == [("", 3, 4), ("", 4, 5), ("appends[0].events[0].type", 10, 11)]
+
+
+def test_what_lies_past_a_limit_is_counted_but_not_looked_at():
+    bad = {"stream": "", "events": [{"type": ""}]}
+    five = {"stream": "a", "events": many(5)}
+
+    refused = limits_refused(lambda: append(SMALL, appends=[five, five, bad], events=[{}]))
+
+    assert refused == [("", 5, 12)]
 
 
 def test_a_name_can_be_wrong_in_two_ways():
@@ -603,6 +607,19 @@ def test_the_first_16_violations_are_told():
     refused = fields_refused(lambda: append(events=events, expected_log_id="x"))
 
     assert refused == [f"events[{n}].type" for n in range(16)]
+
+
+def test_no_more_than_16_violations_are_told_with_those_of_the_whole_request():
+    conditions = [{"fail_if_match": {"items": types(5)}}] * 3
+
+    found = violations(
+        lambda: append(
+            replace(SMALL, append_events=15), events=many(15, type=""), conditions=conditions
+        )
+    )
+
+    events = [f"events[{n}].type" for n in range(14)]
+    assert [violation.field for violation in found] == ["", "", *events]
 
 
 def test_violations_come_in_the_order_of_the_request():
@@ -878,7 +895,7 @@ def test_what_is_malformed_is_told_before_another_log():
 def append_many(*items: AppendItem) -> list[requests.AppendItem]:
     """Reads an `AppendManyRequest` with these items."""
     data = AppendManyRequest(items=items).SerializeToString()
-    return list(requests.read_append_many(data, LIMITS))
+    return requests.read_append_many(data, LIMITS)
 
 
 def test_many_appends():
@@ -949,7 +966,6 @@ def test_unknown_fields_around_an_append_end_the_call(place):
     message.items[0].append.MergeFromString(UNKNOWN)
     (message.items[1] if place else message).MergeFromString(UNKNOWN)
 
-    # Raised at once, before any item is taken.
     assert fields_refused(
         lambda: requests.read_append_many(message.SerializeToString(), LIMITS)
     ) == [place]

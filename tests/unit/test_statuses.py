@@ -259,6 +259,13 @@ def test_as_many_violations_as_fit_are_told(character):
     assert {v.field for v in failure.invalid_request.violations} == {LONGEST_PATH}
 
 
+@pytest.mark.parametrize("length", range(64, 256, 8))
+def test_violations_of_any_size_fit(length):
+    violation = Violation("x" * length, "x" * 128, limit=MAX, actual=MAX)
+
+    check_sizes(InvalidRequest((violation,) * 16))
+
+
 def test_16_violations_of_the_usual_size_are_told():
     violation = Violation(LONGEST_PATH, "x" * 60, limit=2**30, actual=2**30)
 
@@ -296,7 +303,6 @@ def test_any_refusal_gets_through(refusal, text):
     check_sizes(refusal)
     for made in (
         errors.StorageUnavailable(text),
-        errors.NotFound(text),
         errors.NotFound("log", text),
         errors.VersionConflict(text[:255], ExpectedExists(exists=True), 0),
         InvalidRequest(tuple(Violation(text[n:], text[n:]) for n in range(16))),

@@ -32,6 +32,7 @@ import grpc.aio
 from treering import errors
 from treering._async import io
 from treering._async.connection import Connection
+from treering.channels import DEAD_AFTER_SECONDS
 from treering.retry import DOUBTFUL, Attempts, Backoff, may_pass
 from treering.v1 import event_store_service_pb2 as pb
 
@@ -55,7 +56,7 @@ _ONE_MAY_BE_GUILTY = DOUBTFUL | {
 class _Append:
     """One append under way."""
 
-    __slots__ = ("attempts", "encoded", "outcome", "request_id", "sent")
+    __slots__ = ("attempts", "encoded", "outcome", "request_id", "sent_at")
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class _Append:
         self.encoded = encoded
         self.outcome = outcome
         self.attempts = attempts
-        self.sent = False
+        self.sent_at: float | None = None
 
 
 class Appender:
@@ -83,6 +84,7 @@ class Appender:
         self._one_by_one = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._channel: io.Channel | None = None
         self._call: grpc.aio.StreamStreamCall[bytes, pb.AppendManyResponse] | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_at = 0.0
@@ -95,7 +97,7 @@ class Appender:
         Raises:
             TreeringError: It was refused, or its time was up.
         """
-        channel = self._connection.channel()  # Raises if the client is closed.
+        self._connection.channel()  # Raises if the client is closed, or of another event loop.
         if self._closing:
             raise errors.ClientClosed("the client is closed")
         self._last_request_id = request_id = self._last_request_id + 1
@@ -116,7 +118,7 @@ class Appender:
         self._wake.set()
         self._sweep_by(append.attempts.deadline)
         if self._task is None or self._task.done():
-            self._task = loop.create_task(self._run(channel))
+            self._task = loop.create_task(self._run())
         result = await append.outcome
         if result.HasField("failure"):
             raise errors.from_failure(result.failure)
@@ -138,7 +140,7 @@ class Appender:
     def _all(self) -> Iterator[_Append]:
         return chain(self._unanswered.values(), self._waiting)
 
-    async def _run(self, channel: io.Channel) -> None:
+    async def _run(self) -> None:
         """Keeps a call open for as long as there are appends."""
         backoff = Backoff()
         try:
@@ -146,7 +148,7 @@ class Appender:
                 if not self._waiting:
                     self._wake.clear()
                     await self._wake.wait()
-                failure = await self._over_one_call(channel, backoff)
+                failure = await self._over_one_call(backoff)
                 delay = backoff.next(failure.retry_after)
                 self._send_again_after(failure, delay)
                 if self._waiting:
@@ -157,9 +159,10 @@ class Appender:
             self._fail_all(errors.TreeringError(f"the client failed: {error!r}"))
             raise
 
-    async def _over_one_call(self, channel: io.Channel, backoff: Backoff) -> errors.TreeringError:
+    async def _over_one_call(self, backoff: Backoff) -> errors.TreeringError:
         """Sends and receives until the call ends; answers why it did."""
-        self._call = call = channel.append_many()
+        self._channel = self._connection.channel()
+        self._call = call = self._channel.append_many()
         sender = asyncio.get_running_loop().create_task(self._send(call))
         try:
             while True:
@@ -195,6 +198,7 @@ class Appender:
         """What to send now, and from now on unanswered. Empty: nothing."""
         parts: list[bytes] = []
         size = 0
+        now = time.monotonic()
         while self._waiting:
             append = self._waiting[0]
             if append.outcome.done():  # Cancelled, or out of time.
@@ -212,7 +216,7 @@ class Appender:
             self._waiting.popleft()
             self._unanswered[append.request_id] = append
             self._unanswered_bytes += length
-            append.sent = True
+            append.sent_at = now
             parts.append(append.encoded)
             size += length
         if parts and self._one_by_one:
@@ -270,34 +274,38 @@ class Appender:
         self._sweep = None
         now = time.monotonic() + TIMER_PRECISION_SECONDS
         next_deadline: float | None = None
-        sent_in_vain = False
+        longest_wait: float | None = None
         for append in self._all():
             deadline = append.attempts.deadline
             if deadline is None or append.outcome.done():
                 continue
             if deadline <= now:
                 append.outcome.set_exception(self._out_of_time(append))
-                sent_in_vain = sent_in_vain or append.sent
+                if append.sent_at is not None:
+                    longest_wait = max(longest_wait or 0.0, now - append.sent_at)
             elif next_deadline is None or deadline < next_deadline:
                 next_deadline = deadline
         self._sweep_by(next_deadline)
         if (
-            sent_in_vain
+            longest_wait is not None
             and self._call is not None
             and all(each.outcome.done() for each in self._unanswered.values())
         ):
-            # Nothing that was sent is answered in time: a new call is worth trying, and a
-            # server that is stuck may forget what nobody waits for.
+            # Nothing that was sent is answered in time. A server that is stuck may forget what
+            # nobody waits for, and if it has been long, the connection may be dead.
+            if longest_wait >= DEAD_AFTER_SECONDS and self._channel is not None:
+                self._connection.leave(self._channel)
             self._call.cancel()
 
     def _out_of_time(self, append: _Append) -> errors.TreeringError:
-        if append.sent:
+        sent = append.sent_at is not None
+        if sent:
             message = "no answer in time: the append may have been recorded; repeat it with the "
             message += "same event ids"
         else:
             message = "the append could not be sent in time; nothing of it was recorded"
         error = errors.DeadlineExceeded(
-            message, code=grpc.StatusCode.DEADLINE_EXCEEDED, outcome_unknown=append.sent
+            message, code=grpc.StatusCode.DEADLINE_EXCEEDED, outcome_unknown=sent
         )
         error.__cause__ = self._last_failure
         return error
@@ -306,7 +314,7 @@ class Appender:
         for append in self._all():
             if not append.outcome.done():
                 own = copy.copy(error)
-                own.outcome_unknown = append.sent
+                own.outcome_unknown = append.sent_at is not None
                 append.outcome.set_exception(own)
         self._unanswered.clear()
         self._unanswered_bytes = 0

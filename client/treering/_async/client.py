@@ -36,7 +36,8 @@ class AsyncClient:
     What may pass by itself (no connection, an overloaded server, a restart) is tried again
     until the call's timeout; everything else is raised (`treering.errors` has the whole tree).
 
-    It belongs to the event loop in which it is first used, and does not survive a fork.
+    With asyncio, it belongs to the event loop in which it is first used; without, any thread
+    may use it. It does not survive a fork.
 
     Args:
         address: Of the server, as in `127.0.0.1:7464`, `events.internal:7464` or
@@ -80,19 +81,18 @@ class AsyncClient:
         """Records events: all of them, next to one another, or none.
 
         ```python
-        await client.append("order-1042", Event("OrderPlaced", {"total": 42}),
-                            expected_version=0)
+        await client.append("order-1042", Event("OrderPlaced", {"total": 42}), expected_version=0)
         await client.append(None, event, conditions=[Condition(query, reading.head_position)])
-        await client.append([StreamAppend("a", event, expected_version=3),
-                             StreamAppend("b", other)])
+        parts = [StreamAppend("a", event, expected_version=3), StreamAppend("b", other)]
+        await client.append(parts)
         ```
 
         When it returns, the events are durable. Appending the same events again (the same
         ids) writes nothing and answers as the first time, with `duplicate=True`: so after a
         failure whose `outcome_unknown` is true, append them again.
 
-        Calls that are under way at the same time travel together, and are decided in the order
-        in which they were made.
+        With asyncio, calls that are under way at the same time travel together, and are
+        decided in the order in which they were made.
 
         Args:
             stream: Name of the stream that the events go to, 1 to 255 bytes. None: they
@@ -310,8 +310,8 @@ class AsyncClient:
             Unavailable, DeadlineExceeded, ResourceExhausted: No answer in time.
             ClientClosed: The client was closed.
         """
-        method = self._connection.channel().streams.GetStream
         request = stream_pb.GetStreamRequest(stream=name)
+        method = self._connection.channel().streams.GetStream
         response = await self._connection.unary(method, request, timeout)
         return Stream.from_proto(response.stream)
 

@@ -10,7 +10,7 @@ import grpc
 
 from treering import errors
 from treering._async import io
-from treering.channels import Options
+from treering.channels import DEAD_AFTER_SECONDS, Options
 from treering.retry import Attempts, Backoff
 
 RequestT = TypeVar("RequestT")
@@ -78,6 +78,14 @@ class Connection:
             timeout = self._timeout
         return None if timeout == math.inf else timeout
 
+    def leave(self, channel: io.Channel) -> None:
+        """Opens another channel for the next call, since this one seems dead: gRPC would make
+        a new call over the same connection. What is still under way there goes on, or fails,
+        on its own; with the last of it the channel is gone."""
+        with self._lock:
+            if self._channel is channel:
+                self._channel = None
+
     async def unary(
         self,
         method: "io.UnaryMethod[RequestT, ResponseT]",
@@ -91,11 +99,16 @@ class Connection:
         """
         attempts = self.attempts(timeout)
         backoff = Backoff()
+        channel = self.channel()
         while True:
-            remaining = attempts.remaining(time.monotonic())
+            begun = time.monotonic()
+            remaining = attempts.remaining(begun)
             try:
                 return await io.call_unary(method, request, remaining)
             except errors.TreeringError as error:
+                is_silent = isinstance(error, errors.DeadlineExceeded)
+                if is_silent and time.monotonic() - begun >= DEAD_AFTER_SECONDS:
+                    self.leave(channel)
                 delay = backoff.next(error.retry_after)
                 if attempts.gives_up(error, delay, time.monotonic()):
                     raise

@@ -6,6 +6,7 @@ All of it runs in the event loop that was running at the client's first use.
 
 import asyncio
 import threading
+from contextlib import suppress
 from typing import Any, Generic, TypeVar, cast
 
 import grpc
@@ -157,16 +158,15 @@ class Responses(Generic[ResponseT]):
 
     def close(self) -> None:
         """Ends the call, and with it a wait in `next`. Any thread may call it."""
-        if self._loop.is_closed():
-            return
-        # From a finaliser this may be another thread, or no thread of the loop's.
-        self._loop.call_soon_threadsafe(self._cancel)
+        # A finaliser may run in any thread, and after the loop has ended, and with it the call.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
         self._stop_watching()
         self._call.cancel()
-        if self._read is not None:
-            self._read.cancel()
+        if self._read is not None and not self._read.cancel() and not self._read.cancelled():
+            self._read.exception()  # Nobody will ask for it, and asyncio would complain.
 
     def _watch(self, patience: float | None) -> None:
         """Sees to it that the call ends when its caller has waited that long.

@@ -3,7 +3,7 @@ takes."""
 
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
@@ -42,11 +42,14 @@ class AsyncReading:
         self._timeout = timeout
         self._progress = ReadProgress(request)
         self._responses: io.Responses[pb.ReadResponse] | None = None
-        self._events: Iterator[RecordedEvent] = iter(())
+        # Of the last response; those before the index were handed out.
+        self._events: list[RecordedEvent] = []
+        self._index = 0
         self._ahead: list[RecordedEvent] | None = None
         self._error: errors.TreeringError | None = None
-        self._ended = False
+        self._complete = False
         self._closed = io.Flag()
+        self._ended = False  # The same, for a quick look with every event.
         connection.keep(self)
 
     @property
@@ -103,8 +106,9 @@ class AsyncReading:
     async def batches(self) -> AsyncIterator[list[RecordedEvent]]:
         """The events as they came, one list for each response of the server (about 1 MiB):
         the fastest way through a long log. No list is empty."""
-        begun = list(self._events)
-        if begun:
+        begun = self._events[self._index :]
+        self._events, self._index = [], 0
+        if begun and not self._ended:
             yield begun
         while (batch := await self._take_batch()) is not None:
             yield batch
@@ -113,14 +117,17 @@ class AsyncReading:
         return self
 
     async def __anext__(self) -> RecordedEvent:
-        event = next(self._events, None)
-        if event is not None:
-            return event
-        batch = await self._take_batch()
-        if batch is None:
-            raise StopAsyncIteration
-        self._events = iter(batch)
-        return next(self._events)
+        while True:
+            # Nothing is called between taking an event and returning it, so that Ctrl-C can't
+            # strike in between and lose it.
+            events, index = self._events, self._index
+            if index < len(events) and not self._ended:
+                self._index = index + 1
+                return events[index]
+            batch = await self._take_batch()
+            if batch is None:
+                raise StopAsyncIteration
+            self._events, self._index = batch, 0
 
     async def close(self) -> None:
         """Ends the read; iterating ends, too. Repeating it does nothing."""
@@ -145,11 +152,15 @@ class AsyncReading:
 
     def end(self) -> None:
         """What `close` does, for the client, which closes without waiting."""
+        self._ended = True
         self._closed.set()
-        self._events = iter(())
-        self._ahead = None
         if self._responses is not None:
             self._responses.close()
+
+    def _drop_call(self) -> None:
+        if self._responses is not None:
+            self._responses.close()
+            self._responses = None
 
     def _known_state(self) -> pb.ReadResponse:
         state = self._progress.state
@@ -160,7 +171,15 @@ class AsyncReading:
     async def _take_batch(self) -> list[RecordedEvent] | None:
         """The next response's events; None: that was all."""
         ahead, self._ahead = self._ahead, None
-        return ahead if ahead is not None else await self._next_batch()
+        if ahead is not None and not self._ended:
+            return ahead
+        try:
+            return await self._next_batch()
+        except KeyboardInterrupt:
+            # A response may have been lost, and with it a part of the whole.
+            self._error = errors.TreeringError("the read was interrupted")
+            self._drop_call()
+            raise
 
     async def _next_batch(self) -> list[RecordedEvent] | None:
         """The next response's events, over a new call if the one at hand breaks."""
@@ -170,9 +189,9 @@ class AsyncReading:
             if self._error is not None:
                 # Ending quietly now would pass off a part for the whole.
                 raise self._error
-            if self._ended or self._closed.is_set():
+            if self._complete or self._closed.is_set():
                 self._responses = None
-                if self._connection.closed and not self._ended:
+                if self._connection.closed and not self._complete:
                     raise errors.ClientClosed("the client was closed during the read")
                 return None
             try:
@@ -182,7 +201,7 @@ class AsyncReading:
                 if self._closed.is_set():
                     continue
                 if self._progress.finished:
-                    self._ended = True
+                    self._complete = True
                     continue
                 delay = backoff.next(error.retry_after)
                 if attempts.gives_up(error, delay, time.monotonic()):
@@ -192,7 +211,7 @@ class AsyncReading:
                 await self._closed.wait(delay)
                 continue
             if response is None:
-                self._ended = True
+                self._complete = True
             else:
                 self._progress.received(response)
                 if response.events:

@@ -110,11 +110,6 @@ class Responses(Generic[ResponseT]):
             if self._closed:
                 raise errors.ClientClosed("the call was closed") from None
             raise failure(error) from error
-        except BaseException:
-            # Ctrl-C: whether a response was taken from the call is not known. Whoever goes on
-            # makes a new call.
-            self.close()
-            raise
         finally:
             self.overdue_at = None
 
@@ -134,6 +129,11 @@ class _Watch:
     only if the whole call is limited, so one thread, the same for all, looks at the clock."""
 
     def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forgets everything, as after a fork: the thread is not there any more, and its lock
+        may have been held at that moment."""
         self._condition = threading.Condition()
         self._watched: WeakSet[Responses[Any]] = WeakSet()
         self._wakes_at: float | None = None
@@ -181,11 +181,5 @@ def failure(error: grpc.RpcError) -> errors.TreeringError:
     return errors.from_status(call.code(), call.details(), call.trailing_metadata())
 
 
-def _start_watch() -> None:
-    global _watch
-    _watch = _Watch()
-
-
 _watch = _Watch()
-# The thread does not survive a fork, and its lock may be held at that moment.
-os.register_at_fork(after_in_child=_start_watch)
+os.register_at_fork(after_in_child=_watch.begin_anew)

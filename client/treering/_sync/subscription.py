@@ -15,6 +15,7 @@ import grpc
 from treering import errors
 from treering._sync import io
 from treering._sync.connection import Connection
+from treering.channels import DEAD_AFTER_SECONDS
 from treering.checkpoints import (
     CaughtUp,
     Checkpoint,
@@ -72,12 +73,16 @@ class Subscription:
         self._timeout = timeout
         self._max_silence = SILENT_HEARTBEATS * heartbeat if max_silence is None else max_silence
         self._progress = SubscriptionProgress(request)
+        self._channel: io.Channel | None = None
         self._responses: io.Responses[pb.SubscribeResponse] | None = None
-        self._events: Iterator[RecordedEvent] = iter(())
-        self._handed_out: RecordedEvent | None = None
+        self._is_connected = False
+        # Of the last response; those before the index were handed out.
+        self._events: list[RecordedEvent] = []
+        self._index = 0
         self._caught_up = False
         self._error: errors.TreeringError | None = None
         self._closed = io.Flag()
+        self._ended = False  # The same, for a quick look with every event.
         # They outlive one step, which may be cancelled by its caller and taken again.
         self._attempts: Attempts | None = None
         self._backoff = Backoff()
@@ -91,8 +96,11 @@ class Subscription:
         it, too. Its position is 0 and its log id is empty before the first `Started`, unless
         the subscription began with a checkpoint.
         """
-        self._note_handed_out()
-        return self._progress.checkpoint
+        checkpoint = self._progress.checkpoint
+        if self._index:
+            event = self._events[self._index - 1]
+            return Checkpoint(checkpoint.log_id, event.position, str(event.id))
+        return checkpoint
 
     @property
     def caught_up(self) -> bool:
@@ -110,18 +118,25 @@ class Subscription:
         return self
 
     def __next__(self) -> RecordedEvent | Sign:
-        event = next(self._events, None)
-        if event is not None:
-            self._handed_out = event
-            return event
-        self._note_handed_out()
         while True:
-            response = self._next_response()
-            if response is None:
-                raise StopIteration
-            item = self._take(response)
-            if item is not None:
-                return item
+            # Nothing is called between taking an event and returning it, so that Ctrl-C can't
+            # strike in between and lose it.
+            events, index = self._events, self._index
+            if index < len(events) and not self._ended:
+                self._index = index + 1
+                return events[index]
+            self._note_handed_out()
+            try:
+                response = self._next_response()
+                if response is None:
+                    raise StopIteration
+                sign = self._take(response)
+            except KeyboardInterrupt:
+                # A response may have been lost; a new call brings it again.
+                self._drop_call()
+                raise
+            if sign is not None:
+                return sign
 
     def close(self) -> None:
         """Ends the subscription; iterating ends, too. Repeating it does nothing."""
@@ -146,27 +161,27 @@ class Subscription:
 
     def end(self) -> None:
         """What `close` does, for the client, which closes without waiting."""
-        self._closed.set()
         # What was fetched but not handed out is not lost: the checkpoint lies before it.
-        self._events = iter(())
+        self._ended = True
+        self._closed.set()
         if self._responses is not None:
             self._responses.close()
 
     def _note_handed_out(self) -> None:
-        """Moves the progress on to the last event handed out; not done with every event, since
-        it is only looked at when the next response is asked for, or by the caller."""
-        event, self._handed_out = self._handed_out, None
-        if event is not None:
+        """Moves the progress on to the last event handed out, before the next response."""
+        if self._index:
+            event = self._events[self._index - 1]
             self._progress.reached(event.position, str(event.id))
+            self._events, self._index = [], 0
 
-    def _take(self, response: pb.SubscribeResponse) -> RecordedEvent | Sign | None:
-        """What to hand out first of a response. None: nothing that this version knows."""
+    def _take(self, response: pb.SubscribeResponse) -> Sign | None:
+        """Takes in a response. If it is a sign, and one that this version knows, answers it."""
         match response.WhichOneof("content"):
             case "events":
                 self._recovered()
-                self._events = iter(recorded_events(response.events.events))
-                self._handed_out = next(self._events, None)
-                return self._handed_out
+                events = recorded_events(response.events.events)
+                self._events, self._index = events, 0
+                return None
             case "caught_up":
                 self._caught_up = True
                 self._progress.reached(response.caught_up.position, response.caught_up.event_id)
@@ -214,23 +229,38 @@ class Subscription:
             self._closed.wait(delay)
         return None
 
+    def _drop_call(self) -> None:
+        if self._responses is not None:
+            self._responses.close()
+            self._responses = None
+
     def _receive(self, attempts: Attempts) -> pb.SubscribeResponse:
         """The next response of the connection at hand, which is made if there is none."""
         if self._responses is None:
+            self._is_connected = False
+            self._channel = self._connection.channel()
             self._responses = io.Responses(
-                self._connection.channel().event_store.Subscribe, self._progress.next_request()
+                self._channel.event_store.Subscribe, self._progress.next_request()
             )
+        patience = self._max_silence
+        if not self._is_connected:
+            patience = max(patience, DEAD_AFTER_SECONDS)
         remaining = attempts.remaining(time.monotonic())
-        patience = self._max_silence if remaining is None else min(self._max_silence, remaining)
+        if remaining is not None:
+            patience = min(patience, remaining)
         try:
             response = self._responses.next(None if patience == math.inf else patience)
         except errors.DeadlineExceeded as error:
             # Silence where there should be heartbeats: the connection is dead.
+            if self._channel is not None:
+                self._connection.leave(self._channel)
+                self._channel = None
             raise errors.Unavailable(error.message, code=grpc.StatusCode.UNAVAILABLE) from error
         if response is None:
             raise errors.Unavailable(
                 "something ended the subscription that may not", code=grpc.StatusCode.UNAVAILABLE
             )
+        self._is_connected = True
         return response
 
     def _recovered(self) -> None:

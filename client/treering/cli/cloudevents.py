@@ -77,7 +77,7 @@ _TIME = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]((?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2})(?:\.([0-9]+))?"
     r"(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))"
 )
-_EPOCH = datetime(1970, 1, 1)
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - in UTC, as all times here: without is faster
 _MICROSECOND = timedelta(microseconds=1)
 _DAY_SECONDS = 86_400
 _FIRST_SECOND = -62_135_596_800  # 0001-01-01T00:00:00Z

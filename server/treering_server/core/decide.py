@@ -34,7 +34,9 @@ from treering_server.core.tail import Tail
 class BatchState:
     """The log as the appends accepted so far leave it."""
 
-    def __init__(self, locked: LockedState, incarnations: Sequence[Incarnation], tail: Tail):
+    def __init__(
+        self, locked: LockedState, incarnations: Sequence[Incarnation], tail: Tail
+    ) -> None:
         """Begins with what was read under the lock. The tail reaches to its head, and back to
         wherever the conditions of the batch were looked at before."""
         self.log_id = locked.head.log_id

@@ -220,7 +220,7 @@ class Writer:
         try:
             with self._storage.write(LOCK_SECONDS):
                 self._note_available()
-        except Exception as error:  # Whatever it is, the next attempt may do better.
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next may do better
             self._note_unavailable(error)
 
     def _note_available(self) -> None:
@@ -275,7 +275,7 @@ class Writer:
                 self._note_unavailable(refusal)
                 self._give_up(batch, refusal)
                 return
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - told to the caller
                 if len(batch) > 1:
                     break
                 self._give_up(batch, error)

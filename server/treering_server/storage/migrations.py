@@ -6,9 +6,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import sqlalchemy as sa
+
 import treering_migrations
 from treering_migrations import versions
-
 from treering_server.storage.schema import incarnations, log, metadata
 
 VERSION_TABLE = "treering_schema"

@@ -284,7 +284,7 @@ class PostgresqlTransaction:
                 found_streams[name] = StreamState(
                     version=second if third == 0 else 0,
                     last_version=second,
-                    permanently_deleted=third == 2,  # noqa: PLR2004
+                    permanently_deleted=third == 2,
                 )
             else:
                 found_ids[uuid] = RecordedId(first, name or "", third or 0, second, record)

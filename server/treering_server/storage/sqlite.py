@@ -355,7 +355,7 @@ class SqliteTransaction:
         self._insert("event_tags", "tag, position", sorted(tags))
 
     def _insert(self, table: str, columns: str, rows: Sequence[Sequence[object]]) -> None:
-        """Inserts many rows a statement, then the rest one by one: two texts, both prepared once."""
+        """Inserts many rows a statement, then the rest one by one: both texts are prepared once."""
         row_marks = f"({', '.join('?' * len(columns.split(',')))})"
         for size in (ROWS_PER_INSERT, 1):
             marks = ", ".join([row_marks] * size)

@@ -1,0 +1,174 @@
+"""A log that any release left is gone on with: nothing lost, all found, appends accepted.
+
+The dumps of releases are in `released/`. One of the schema of now is made here each time, so
+that what loads and compares dumps is never idle.
+"""
+
+import json
+import os
+import sqlite3
+import uuid
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import alembic.script
+import psycopg
+import pytest
+
+import treering_migrations
+from plans.logs import make_event, opened, write
+from treering_server.core.model import ListStreams
+from treering_server.core.query import QueryItem, category_of
+from treering_server.core.record import parse
+from treering_server.core.storage import Storage
+from treering_server.storage.database import migrate_database
+
+RELEASED = Path(__file__).parent / "released"
+SCRIPT = alembic.script.ScriptDirectory(str(Path(treering_migrations.__file__).parent))
+NOW = str(SCRIPT.get_current_head())
+KEEP = "TREERING_KEEP_DUMPS"
+
+# What psycopg can't run of a dump for psql, or another version of PostgreSQL would refuse.
+FOR_PSQL = ("--", "\\", "SET ", "SELECT pg_catalog.set_config")
+
+Made = tuple[str, dict[str, Any]]
+"""A dump, and what was in the log."""
+
+
+def id_of(n: int) -> uuid.UUID:
+    return uuid.UUID(int=n, version=4)
+
+
+def sample(storage: Storage) -> None:
+    """A log with something of everything."""
+    write(storage, [(f"order-{n % 3}", make_event(f"T{n % 4}", id=id_of(n))) for n in range(20)])
+    write(
+        storage,
+        [
+            ("invoice", make_event("Größe", ["region:eu", "a%b_'c'"], id=id_of(100))),
+            ("", make_event("Loose", ["region:eu"], id=id_of(101), data=bytes(range(256)))),
+            ("-\U0010ffff", make_event("T1", id=id_of(102), data=b"x" * 100_000)),
+        ],
+    )
+
+
+def contents(storage: Storage) -> dict[str, Any]:
+    """All that a log holds, as JSON can say it."""
+    head = storage.head()
+    rows = storage.records(0, head.position, backwards=False, max_bytes=10**9)
+    streams = storage.streams(ListStreams("", 1_000, None, True))
+    return {
+        "log_id": str(head.log_id),
+        "incarnations": [
+            [str(each.log_id), each.first_position] for each in storage.incarnations()
+        ],
+        "events": [[row[0], row[1], row[2] and row[2].hex()] for row in rows],
+        "streams": [[each.name, each.version, each.next_version] for each in streams],
+    }
+
+
+def check_all_is_found(storage: Storage, events: list[tuple[int, int | None, str]]) -> None:
+    """Every index leads to what the records say."""
+    due: dict[QueryItem, list[int]] = defaultdict(list)
+    for position, _, record in events:
+        recorded = parse(bytes.fromhex(record))
+        terms = recorded.terms
+        assert storage.event_id(position) == recorded.id
+        due[QueryItem(types=frozenset({terms.type}))].append(position)
+        for tag in terms.tags:
+            due[QueryItem(tags=frozenset({tag}))].append(position)
+        if terms.stream:
+            due[QueryItem(streams=frozenset({terms.stream}))].append(position)
+            due[QueryItem(categories=frozenset({category_of(terms.stream)}))].append(position)
+    assert len(due) > 10
+    for item, positions in due.items():
+        found = storage.matching(item, 0, 10**6, backwards=False, max_postings=10**6)
+        assert found.positions == positions
+
+
+# --- making and loading dumps
+
+
+def dump_sqlite(url: str) -> str:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        return "\n".join(connection.iterdump())
+
+
+def load_sqlite(url: str, dump: str) -> None:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        connection.executescript(dump)
+
+
+def load_postgresql(url: str, dump: str) -> None:
+    lines = [line for line in dump.splitlines() if not line.startswith(FOR_PSQL)]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("\n".join(lines).encode())
+
+
+@pytest.fixture
+def make_dump(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Made]:
+    """Makes the dump of the schema of now."""
+
+    def made(kind: str) -> Made:
+        if kind == "sqlite":
+            (tmp_path / "now").mkdir()
+            url = f"sqlite:///{tmp_path}/now/treering.db"
+            held = fill(url)
+            return dump_sqlite(url), held
+        server = request.getfixturevalue("own_postgres")
+        url = server.create_database()
+        held = fill(url)
+        file = server.directory / "dump.sql"
+        server.run("pg_dump", "--inserts", "--no-owner", f"--file={file}", f"--dbname={url}")
+        return file.read_text(), held
+
+    return made
+
+
+def fill(url: str) -> dict[str, Any]:
+    with opened(url) as storage:
+        sample(storage)
+        return contents(storage)
+
+
+def released(kind: str, revision: str) -> Made:
+    folder = RELEASED / revision
+    return (folder / f"{kind}.sql").read_text(), json.loads((folder / f"{kind}.json").read_text())
+
+
+REVISIONS = sorted(folder.name for folder in RELEASED.iterdir() if folder.is_dir())
+
+
+@pytest.mark.parametrize("revision", ["now", *REVISIONS])
+def test_a_log_of_any_release_is_gone_on_with(revision, database_url, make_dump):
+    kind = database_url.partition(":")[0]
+    dump, held = make_dump(kind) if revision == "now" else released(kind, revision)
+    if revision == "now" and KEEP in os.environ:
+        keep(kind, dump, held)
+    (load_sqlite if kind == "sqlite" else load_postgresql)(database_url, dump)
+
+    migrate_database(database_url)
+
+    with opened(database_url) as storage:
+        assert contents(storage) == held
+        check_all_is_found(storage, held["events"])
+        before = storage.head()
+        [written] = write(storage, [("order-1", make_event("T1", ["region:eu"]))])
+        assert written.position == before.position + 1
+        assert storage.head().log_id == before.log_id
+
+
+def test_every_schema_that_was_followed_by_another_has_a_dump():
+    earlier = {revision.revision for revision in SCRIPT.walk_revisions()} - {NOW}
+    assert earlier <= set(REVISIONS), "see released/README.md"
+
+
+def keep(kind: str, dump: str, held: dict[str, Any]) -> None:
+    """Adds the schema of now to those released."""
+    folder = RELEASED / NOW
+    folder.mkdir(exist_ok=True)
+    (folder / f"{kind}.sql").write_text(dump)
+    (folder / f"{kind}.json").write_text(json.dumps(held, indent=1) + "\n")

@@ -1,0 +1,304 @@
+"""What is looked at in a large log does not depend on how large it is.
+
+Nothing here reads a plan or a clock: these are the rows, pages and steps that the databases
+counted. Scanning the log would count many times what is allowed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from biglog import (
+    EVENTS,
+    GONE,
+    LEFT,
+    LONG_STREAM,
+    MANY_CATEGORIES,
+    MANY_STREAMS,
+    MIDDLE,
+    RARE,
+    RARE_POSITIONS,
+    RIGHT,
+    SOME_STREAMS,
+    stream_of,
+)
+from meters import Cost, measured
+from treering_server.core import conditions, pages
+from treering_server.core.model import AppendCondition, ListStreams
+from treering_server.core.query import Query, QueryItem
+from treering_server.core.record import parse
+
+WALKED = 256
+"""What a walk begins with; the storage looks at about as many events in one call."""
+LONGEST = pages.LONGEST_WALK
+MEGABYTE = 1_000_000
+
+
+@dataclass
+class Bounds:
+    """What looking at so many events may count. Each is looked up in a few indexes."""
+
+    events: int
+
+    def hold(self, cost: Cost) -> None:
+        assert cost.rows <= 5 * self.events + 100
+        assert cost.pages <= 8 * self.events + 100
+        assert cost.steps <= 90 * self.events + 2_000
+
+
+def item(**parts: Any) -> QueryItem:
+    return QueryItem(**{name: frozenset(names) for name, names in parts.items()})
+
+
+def look(
+    after: int,
+    until: int,
+    *,
+    backwards: bool = False,
+    most: int = WALKED,
+    first: int | None = None,
+    **parts: Any,
+) -> Callable[[Any], Any]:
+    """One look of a walk; gives the positions, or the first of them."""
+
+    def work(storage: Any) -> list[int]:
+        matches = storage.matching(
+            item(**parts), after, until, backwards=backwards, max_postings=most
+        )
+        positions: list[int] = matches.positions[:first]
+        return positions
+
+    return work
+
+
+def positions(rows: Any) -> list[int]:
+    return [position for position, *_ in rows]
+
+
+def nothing(_: Any) -> bool:
+    return True
+
+
+def page_of(query: Query, after: int, until: int, *, backwards: bool) -> Callable[[Any], Any]:
+    return lambda storage: pages.walk(storage, query, after, until, backwards=backwards).next(100)
+
+
+def check_condition(after: int, **parts: Any) -> Callable[[Any], Any]:
+    asked = [AppendCondition(Query((item(**parts),)), after)]
+    known = conditions.not_looked(asked)
+    return lambda storage: conditions.look(storage, asked, EVENTS, known)[0].match
+
+
+# What is done, how many events it may look at, and what comes out.
+CASES: dict[str, tuple[Callable[[Any], Any], int, Any]] = {
+    "a type that is gone": (look(MIDDLE, EVENTS, types=[GONE]), 10, []),
+    "a type that is gone, in a category": (
+        look(MIDDLE, EVENTS, types=[GONE], categories=["order"]),
+        200,
+        [],
+    ),
+    "a type that is gone, under a prefix": (
+        look(MIDDLE, EVENTS, types=[GONE], stream_prefixes=["order-"]),
+        400,
+        [],
+    ),
+    "a type that is gone, backwards": (
+        look(MIDDLE, EVENTS, backwards=True, types=[GONE]),
+        10,
+        [],
+    ),
+    "a condition on a type that is gone": (check_condition(MIDDLE, types=[GONE]), 10, None),
+    "two hot tags that never meet": (look(0, EVENTS, tags=[LEFT, RIGHT]), 700, []),
+    "two hot tags from the middle": (look(MIDDLE, EVENTS, tags=[LEFT, RIGHT]), 700, []),
+    "two hot tags backwards": (
+        look(0, MIDDLE, backwards=True, tags=[LEFT, RIGHT]),
+        700,
+        [],
+    ),
+    "a hot tag and a narrow one": (
+        look(0, EVENTS, tags=[LEFT, "customer:8"]),
+        300,
+        list(range(8, EVENTS, 5_000)),
+    ),
+    "a prefix that names no stream": (look(0, EVENTS, stream_prefixes=["order-x"]), 10, []),
+    "a prefix that names no category": (look(0, EVENTS, stream_prefixes=["x"]), 10, []),
+    "a prefix that names thousands of streams": (
+        look(0, EVENTS, stream_prefixes=[MANY_STREAMS]),
+        500,
+        nothing,
+    ),
+    "thousands of streams from the middle": (
+        look(MIDDLE, EVENTS, stream_prefixes=[MANY_STREAMS]),
+        500,
+        nothing,
+    ),
+    "a prefix that names hundreds of categories": (
+        look(MIDDLE, EVENTS, stream_prefixes=[MANY_CATEGORIES]),
+        500,
+        nothing,
+    ),
+    "a category from the middle": (
+        look(MIDDLE, EVENTS, categories=["order"]),
+        300,
+        nothing,
+    ),
+    "a category backwards": (
+        look(0, EVENTS, backwards=True, most=16, first=3, categories=["order"]),
+        50,
+        [EVENTS, EVENTS - 6, EVENTS - 7],
+    ),
+    "a page of a category backwards": (
+        page_of(Query((item(categories=["order"]),)), 0, EVENTS, backwards=True),
+        500,
+        nothing,
+    ),
+    "a rare type": (look(0, EVENTS, types=[RARE]), 10, RARE_POSITIONS),
+    "a rare type and a hot tag": (look(0, EVENTS, types=[RARE], tags=[LEFT]), 250, nothing),
+    "a long stream in a window": (
+        look(MIDDLE, EVENTS, most=16, first=3, streams=[LONG_STREAM]),
+        50,
+        [MIDDLE + 10, MIDDLE + 20, MIDDLE + 30],
+    ),
+    "everything": (
+        look(MIDDLE, EVENTS, most=16, first=3),
+        20,
+        [MIDDLE + 1, MIDDLE + 2, MIDDLE + 3],
+    ),
+    "a page of a stream by version": (
+        lambda storage: positions(
+            storage.stream_records(LONG_STREAM, 3_000, 3_100, backwards=False, max_bytes=MEGABYTE)
+        ),
+        100,
+        list(range(30_010, 31_001, 10)),
+    ),
+    "a page of a stream backwards": (
+        lambda storage: positions(
+            storage.stream_records(LONG_STREAM, 3_000, 3_100, backwards=True, max_bytes=MEGABYTE)
+        ),
+        100,
+        list(range(31_000, 30_009, -10)),
+    ),
+    "a page of the log": (
+        lambda storage: positions(
+            storage.records(MIDDLE, MIDDLE + 100, backwards=False, max_bytes=MEGABYTE)
+        ),
+        100,
+        list(range(MIDDLE + 1, MIDDLE + 101)),
+    ),
+    "records here and there": (
+        lambda storage: positions(storage.records_at(range(7, EVENTS, 600), max_bytes=MEGABYTE)),
+        100,
+        list(range(7, EVENTS, 600)),
+    ),
+    "the head": (lambda storage: storage.head().position, 2, EVENTS),
+    "an event's id": (lambda storage: storage.event_id(MIDDLE), 2, nothing),
+    "a stream": (lambda storage: storage.stream(LONG_STREAM).version, 5, EVENTS // 10),
+    "a page of streams": (
+        lambda storage: [
+            stream.name
+            for stream in storage.streams(ListStreams("order-0", 100, "order-05000", False))
+        ],
+        100,
+        [f"order-{n:05d}" for n in range(5_001, 5_101)],
+    ),
+    "the version at a position": (
+        lambda storage: storage.version_at(LONG_STREAM, MIDDLE),
+        40,
+        MIDDLE // 10,
+    ),
+    "the position at a time": (
+        lambda storage: storage.position_at_time(storage.head().recorded_at),
+        40,
+        EVENTS,
+    ),
+    "the position at a time before": (lambda storage: storage.position_at_time(1), 40, 0),
+}
+
+
+ON_SQLITE = "SQLite seeks (key, rowid) > (?, ?) by the key alone and walks all that lies before"
+FROM_THE_PREFIX = "SQLite seeks by the prefix, not by the page token, and walks all names between"
+IN_BITMAPS = "without statistics PostgreSQL collects all names of the range before it takes a few"
+DEFECTS = {
+    ("sqlite", "a type that is gone"): ON_SQLITE,
+    ("sqlite", "a type that is gone, in a category"): ON_SQLITE,
+    ("sqlite", "a type that is gone, under a prefix"): ON_SQLITE,
+    ("sqlite", "a type that is gone, backwards"): ON_SQLITE,
+    ("sqlite", "a condition on a type that is gone"): ON_SQLITE,
+    ("sqlite", "thousands of streams from the middle"): ON_SQLITE,
+    ("sqlite", "a category from the middle"): ON_SQLITE,
+    ("sqlite", "a page of streams"): FROM_THE_PREFIX,
+    ("postgresql, never analyzed", "a type that is gone, under a prefix"): IN_BITMAPS,
+    ("postgresql, never analyzed", "a prefix that names thousands of streams"): IN_BITMAPS,
+    ("postgresql, never analyzed", "thousands of streams from the middle"): IN_BITMAPS,
+    ("postgresql, never analyzed", "a page of streams"): IN_BITMAPS,
+}
+"""What costs too much as yet, and why."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reads_look_at_little(request, big_log, store, case):
+    if (store, case) in DEFECTS:
+        mark = pytest.mark.xfail(strict=True, reason=DEFECTS[store, case])
+        request.applymarker(mark)
+    work, events, expected = CASES[case]
+    with measured(big_log._engine) as cost:
+        found = work(big_log)
+    assert found == expected if expected is not nothing else found is not None
+    Bounds(events).hold(cost)
+
+
+@pytest.mark.xfail(strict=True, reason="each stream costs two statements, at each step of a walk")
+def test_a_prefix_of_some_streams_takes_few_statements(big_log):
+    with measured(big_log._engine) as cost:
+        look(MIDDLE, EVENTS, stream_prefixes=[SOME_STREAMS])(big_log)
+    assert cost.statements <= 20
+
+
+@pytest.mark.xfail(strict=True, reason="a walk for one event makes steps of 32, however far it is")
+def test_a_read_of_one_event_makes_steps_as_long_as_any(big_log):
+    """The tags meet on the last event only."""
+    query = Query((item(tags=[LEFT, RIGHT]),))
+    with measured(big_log._engine) as cost:
+        walk = pages.walk(big_log, query, MIDDLE, EVENTS, backwards=False)
+        while not (page := walk.next(1)).count:
+            pass
+    assert page.looked_to == EVENTS
+    assert cost.statements <= 200
+
+
+def test_the_longest_look_looks_at_no_more_than_it_says(big_log):
+    """It is eight times what a walk begins with, and still far from the log."""
+    asked = look(0, EVENTS, most=LONGEST // 4, tags=[LEFT, RIGHT])
+    with measured(big_log._engine) as cost:
+        assert asked(big_log) == []
+    Bounds(LONGEST // 4 + 400).hold(cost)
+
+
+def test_what_is_read_under_the_append_lock_is_little(big_log):
+    engine = getattr(big_log, "_writing", big_log._engine)
+    streams = [LONG_STREAM, "no such stream", *(stream_of(n) for n in range(1, 1_000, 10))]
+    with big_log.write(5) as transaction:
+        known = [parse(record).id for *_, record in transaction.records(MIDDLE, 100)]
+    with measured(engine) as cost, big_log.write(5) as transaction:
+        state = transaction.state(streams, known)
+        tail = transaction.records(EVENTS - 50, 1_000)
+    assert state.head.position == EVENTS
+    assert state.streams[LONG_STREAM].version == EVENTS // 10
+    assert "no such stream" not in state.streams
+    assert sorted(each.position for each in state.ids.values()) == list(
+        range(MIDDLE + 1, MIDDLE + 101)
+    )
+    assert len(tail) == 50
+    Bounds(400).hold(cost)
+
+
+def test_a_scan_of_the_log_would_be_noticed(big_log):
+    """The meters measure: all bounds above are far below this."""
+    with measured(big_log._engine) as cost, big_log._engine.connect() as connection:
+        connection.execute(sa.text("SELECT count(*) FROM events WHERE format = 1"))
+    assert cost.rows >= EVENTS or cost.steps >= 3 * EVENTS
+    with pytest.raises(AssertionError):
+        Bounds(700).hold(cost)
