@@ -65,9 +65,6 @@ async def test_nothing_is_acknowledged_before_the_standby_has_it(primary):
         check_log((await read(event_store)).events)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="health knows of attempts that failed, not of one that does not end"
-)
 async def test_health_tells_that_nothing_can_be_recorded(primary):
     url, standby, watcher = primary
     async with InProcessServer(url) as server, connect(server.address) as channel:

@@ -201,9 +201,6 @@ async def test_four_processes_may_migrate_at_once_on_postgresql(postgres_url):
         assert connection.execute("SELECT count(*) FROM incarnations").fetchone() == (1,)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the migration's BEGIN takes the default: who waited sees an old snapshot"
-)
 async def test_several_may_migrate_at_once_whatever_the_isolation_by_default(postgres_url):
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         name = connection.info.dbname

@@ -26,7 +26,7 @@ async def writing(storage):
     try:
         yield writer
     finally:
-        await writer.close()
+        await writer.close(SECONDS)
 
 
 def fail_if_tagged(tag, after=0):
@@ -45,10 +45,6 @@ def write_much(storage, tag):
     write(storage, [("other", make_event()) for _ in range(FETCHED_EVENTS)])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Storage.write() turns the writer's own _TooFarBehind into a StorageDefect: INTERNAL",
-)
 async def test_a_condition_is_decided_however_much_others_wrote_since(storage):
     async with writing(storage) as writer:
         write_much(storage, "theirs")
@@ -61,10 +57,6 @@ async def test_a_condition_is_decided_however_much_others_wrote_since(storage):
         await submitted(writer, fail_if_tagged("theirs", answer.first_position))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="as above; and then _look_on raises in an except clause: the writer's thread ends",
-)
 async def test_the_writer_outlives_a_database_that_fails_while_conditions_are_looked_at(
     storage, monkeypatch
 ):

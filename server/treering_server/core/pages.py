@@ -18,7 +18,7 @@ PAGE_BYTES = 1_000_000
 PAGE_EVENTS = 4_000
 PAGE_SECONDS = 0.05
 """A page of a sparse query ends after that long, empty or not, so that a checkpoint moves."""
-FIRST_WALK, LONGEST_WALK = 256, 8_192
+LEAST_WALK, FIRST_WALK, LONGEST_WALK = 32, 256, 8_192
 """Events that one statement looks at: more while it is quick, fewer when it is slow."""
 WALK_SECONDS = 0.02
 
@@ -142,6 +142,7 @@ class _ItemWalk:
         self._until = until
         self._backwards = backwards
         self._most = FIRST_WALK
+        self._fruitless = LEAST_WALK
         self.found: list[int] = []
         self.looked_to = until if backwards else after
 
@@ -157,12 +158,14 @@ class _ItemWalk:
             self._after,
             self._until,
             backwards=self._backwards,
-            max_postings=min(self._most, max(most, FIRST_WALK // 8)),
+            # No more than is asked for, unless it takes many to find one.
+            max_postings=min(self._most, max(most, self._fruitless)),
         )
         if time.monotonic() - began < WALK_SECONDS:
             self._most = min(2 * self._most, LONGEST_WALK)
         else:
             self._most = max(self._most // 2, FIRST_WALK)
+        self._fruitless = LEAST_WALK if matches.positions else 2 * self._fruitless
         self.found += matches.positions
         self.looked_to = matches.looked_to
         if self._backwards:

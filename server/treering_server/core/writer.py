@@ -57,6 +57,8 @@ PATIENCE_SECONDS = 5.0
 """How long appends are tried again while the database is away."""
 UNKNOWN_PATIENCE_SECONDS = 15.0
 """The same once a commit of theirs had no known end: the answer is worth more."""
+STUCK_SECONDS = 5.0
+"""An attempt that takes longer waits for something that may never come."""
 LOOKS = 3
 """Appends whose conditions are looked at in the database at a time: the rest of its
 connections is for reads."""
@@ -141,15 +143,27 @@ class Writer:
         self._tail = Tail(self._committed)
         self._inserting = False
         self._available = threading.Event()
-        self.unavailable_because = "the append lock was not taken yet"
-        """Why appends can't be recorded now, for people; empty if they can."""
-        self._thread = threading.Thread(target=self._run, name="writer")
+        self._unavailable_because = "the append lock was not taken yet"
+        self._attempt_began = float("inf")
+        # A commit that waits for a standby that is away must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
     @property
     def available(self) -> bool:
-        """Whether the last attempt to take the append lock succeeded."""
-        return self._available.is_set()
+        """Whether the last attempt succeeded, and none goes on for too long."""
+        return self._available.is_set() and not self._is_stuck
+
+    @property
+    def _is_stuck(self) -> bool:
+        return time.monotonic() - self._attempt_began > STUCK_SECONDS
+
+    @property
+    def unavailable_because(self) -> str:
+        """Why appends can't be recorded now, for people; empty if they can."""
+        if self._is_stuck:
+            return "a commit does not end: is a synchronous standby away?"
+        return self._unavailable_because
 
     def wait_until_available(self, seconds: float) -> bool:
         """Waits, in a thread of the caller's, for the first success. False: in vain."""
@@ -195,12 +209,17 @@ class Writer:
         """Waits until less than half of what may wait does: for callers that can slow down."""
         await self._room.wait()
 
-    async def close(self) -> None:
-        """Records what is queued, then ends the thread. Later appends are refused."""
+    async def close(self, seconds: float) -> bool:
+        """Records what is queued, then ends the thread. Later appends are refused.
+
+        Returns:
+            Whether that was done in time; the outcome of what still waits is unknown if not.
+        """
         with self._queue.changed:
             self._queue.closing = True
             self._queue.changed.notify()
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, seconds)
+        return not self._thread.is_alive()
 
     # What follows runs in the writer's thread.
 
@@ -224,11 +243,11 @@ class Writer:
             self._note_unavailable(error)
 
     def _note_available(self) -> None:
-        self.unavailable_because = ""
+        self._unavailable_because = ""
         self._available.set()
 
     def _note_unavailable(self, error: Exception) -> None:
-        self.unavailable_because = str(error)
+        self._unavailable_because = str(error)
         self._available.clear()
 
     def _collect(self) -> list[_Waiting]:
@@ -239,7 +258,8 @@ class Writer:
         events = size = 0
         with queue.changed:
             while not queue.waiting and not queue.closing:
-                if not queue.changed.wait(None if self.available else PROBE_SECONDS):
+                known = self._available.is_set()
+                if not queue.changed.wait(None if known else PROBE_SECONDS):
                     return []
             while queue.waiting and (not batch or (events < BATCH_EVENTS and size < BATCH_BYTES)):
                 waiting = queue.waiting.popleft()
@@ -257,11 +277,15 @@ class Writer:
         """Sees a batch through, whatever the database does."""
         began = began or time.monotonic()
         pause = FIRST_PAUSE_SECONDS
+        behind = False
         while batch := self._still_wanted(batch):
             try:
+                if behind:
+                    self._look_on(batch)
+                behind = False
                 self._attempt(batch)
             except _TooFarBehind:
-                self._look_on(batch)
+                behind = True
             except (StorageUnavailable, CommitUnknown) as error:
                 self._note_unavailable(error)
                 if self._inserting and len(batch) > 1:
@@ -292,6 +316,7 @@ class Writer:
     def _attempt(self, batch: Sequence[_Waiting]) -> None:
         """Decides, inserts, commits and answers a batch."""
         self._inserting = False
+        self._attempt_began = time.monotonic()
         try:
             with self._storage.write(LOCK_SECONDS) as transaction:
                 state = self._locked_state(transaction, batch)
@@ -310,6 +335,8 @@ class Writer:
                 for each in batch:
                     each.attempted = True
             raise
+        finally:
+            self._attempt_began = float("inf")
         self._note_available()
         self._committed = state.head
         while len(self._tail) > TAIL_EVENTS:

@@ -15,7 +15,12 @@ import sqlalchemy as sa
 from treering_server.core.query import QueryItem, category_of
 from treering_server.core.storage import Matches
 from treering_server.storage.schema import categories, event_tags, events, streams, types
-from treering_server.storage.statements import name_range, stream_ids, version_at
+from treering_server.storage.statements import (
+    name_range,
+    names_from,
+    stream_ids,
+    versions_at,
+)
 
 PROBED_EVENTS = 200
 """How far a posting is counted to find the narrowest part."""
@@ -58,21 +63,22 @@ class Posting:
     after: int
     until: int
 
-    def first(self, limit: int, *, backwards: bool) -> sa.Select[tuple[int]]:
+    def first(self, dialect: sa.Dialect, limit: int, *, backwards: bool) -> sa.Select[tuple[int]]:
         """The first positions of it along the direction."""
         keys = [] if self.key is None else [self.key]
         values = [] if self.key is None else [self.value]
-        # As tuples, so that nothing but the index on them yields the order asked for: given
-        # `key = …` a planner may walk the primary key and filter instead.
-        walked = sa.tuple_(*keys, self.rank)
+        if dialect.name == "postgresql":
+            # As rows, so that nothing but the index on them yields the order asked for: given
+            # `key = …` its planner may walk the primary key and filter instead.
+            walked = sa.tuple_(*keys, self.rank)
+            bounds = [walked > (*values, self.after), walked <= (*values, self.until)]
+        else:
+            # SQLite seeks rows by their first column alone.
+            bounds = [key == value for key, value in zip(keys, values, strict=True)]
+            bounds += [self.rank > self.after, self.rank <= self.until]
         order = [column.desc() if backwards else column.asc() for column in (*keys, self.rank)]
         position = event_tags.c.position if self.key is event_tags.c.tag else events.c.position
-        return (
-            sa.select(position)
-            .where(walked > (*values, self.after), walked <= (*values, self.until))
-            .order_by(*order)
-            .limit(limit)
-        )
+        return sa.select(position).where(*bounds).order_by(*order).limit(limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,7 @@ def _parts(connection: sa.Connection, item: QueryItem, window: Window) -> list[P
     parts = []
     if item.streams:
         ids = stream_ids(connection, sorted(item.streams))
-        postings = [_of_stream(connection, stream_id, window) for stream_id in ids]
+        postings = _of_streams(connection, ids, window)
         parts.append(Part(postings, events.c.stream_id.in_(ids)))
     for tag in sorted(item.tags):
         of_tag = sa.exists().where(
@@ -131,10 +137,13 @@ def _of_everything(window: Window) -> Posting:
     return Posting(None, None, events.c.position, window.after, window.until)
 
 
-def _of_stream(connection: sa.Connection, stream_id: int, window: Window) -> Posting:
-    after = version_at(connection, stream_id, window.after) if window.after else 0
-    until = version_at(connection, stream_id, window.until)
-    return Posting(events.c.stream_id, stream_id, events.c.version, after, until)
+def _of_streams(connection: sa.Connection, ids: Sequence[int], window: Window) -> list[Posting]:
+    after = versions_at(connection, ids, window.after)
+    until = versions_at(connection, ids, window.until)
+    return [
+        Posting(events.c.stream_id, each, events.c.version, after[each], until[each])
+        for each in ids
+    ]
 
 
 def _of_names(
@@ -166,11 +175,11 @@ def _of_prefix(connection: sa.Connection, prefix: str, window: Window) -> list[P
     category = category_of(prefix)
     within_category = category != prefix
     table = streams if within_category else categories
-    named = sa.select(table.c.id).where(name_range(table.c.name, prefix))
-    ids = list(connection.scalars(named.limit(RESOLVED_NAMES + 1)))
+    named = names_from(table, prefix, RESOLVED_NAMES + 1)
+    ids = list(connection.scalars(sa.select(named.c.id)))
     if len(ids) <= RESOLVED_NAMES:
         if within_category:
-            return [_of_stream(connection, each, window) for each in ids]
+            return _of_streams(connection, ids, window)
         return [_of_key(events.c.category_id, each, window) for each in ids]
     if not within_category:
         return None
@@ -186,7 +195,11 @@ def _narrowest(connection: sa.Connection, parts: Sequence[Part], window: Window)
     for part in parts:
         counts = [
             sa.select(sa.func.count())
-            .select_from(posting.first(PROBED_EVENTS, backwards=window.backwards).subquery())
+            .select_from(
+                posting.first(
+                    connection.dialect, PROBED_EVENTS, backwards=window.backwards
+                ).subquery()
+            )
             .scalar_subquery()
             for posting in part.postings[:PROBED_POSTINGS]
         ]
@@ -210,7 +223,11 @@ def _walk(
     for start in range(0, len(postings), UNITED_POSTINGS):
         united = postings[start : start + UNITED_POSTINGS]
         walked: list[list[int]] = [[] for _ in united]
-        statement = _united(united, checks, limit, backwards=window.backwards)
+        firsts = [
+            posting.first(connection.dialect, limit, backwards=window.backwards)
+            for posting in united
+        ]
+        statement = _united(firsts, checks)
         for ordinal, position, matches in connection.execute(statement):
             walked[ordinal].append(position)
             if matches:
@@ -227,16 +244,12 @@ def _walk(
 
 
 def _united(
-    postings: Sequence[Posting],
-    checks: Sequence[sa.ColumnElement[bool]],
-    limit: int,
-    *,
-    backwards: bool,
+    postings: Sequence[sa.Select[tuple[int]]], checks: Sequence[sa.ColumnElement[bool]]
 ) -> sa.Select[Any]:
     """Which posting, position, and whether it passes the checks: of the first events of each."""
     selects = []
     for ordinal, posting in enumerate(postings):
-        first = posting.first(limit, backwards=backwards).subquery()
+        first = posting.subquery()
         selects.append(sa.select(sa.literal(ordinal).label("ordinal"), first.c.position))
     candidates = selects[0].subquery() if len(selects) == 1 else sa.union_all(*selects).subquery()
     if not checks:

@@ -35,7 +35,8 @@ def migrate(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         postgresql = connection.dialect.name == "postgresql"
         # By hand: SQLite's driver would leave the making of tables outside of a transaction.
-        connection.exec_driver_sql("BEGIN" if postgresql else "BEGIN IMMEDIATE")
+        begin = "BEGIN ISOLATION LEVEL READ COMMITTED" if postgresql else "BEGIN IMMEDIATE"
+        connection.exec_driver_sql(begin)
         try:
             if postgresql:
                 connection.execute(_MIGRATION_LOCK)

@@ -18,7 +18,7 @@ QUIET_SECONDS = 0.005
 """Heads within this time travel together."""
 PAUSE_SECONDS = 1.0
 """Between attempts to connect."""
-LISTEN_SECONDS = 0.5
+LISTEN_SECONDS = 0.1
 """How soon the listener notices that it is to end."""
 
 # Named after the log's table, so that logs in other schemas have other channels.

@@ -16,7 +16,7 @@ import psycopg
 import sqlalchemy as sa
 from psycopg import errors as pg
 
-from treering_server.core.errors import ReadOnly, Refusal, StorageFull, StorageUnavailable
+from treering_server.core.errors import ReadOnly, StorageFull, StorageUnavailable
 from treering_server.core.model import Head
 from treering_server.core.query import category_of
 from treering_server.core.storage import (
@@ -125,6 +125,7 @@ def make_engine(url: sa.URL, *, connections: int) -> sa.Engine:
         use_native_hstore=False,
         connect_args={
             "application_name": "treering",
+            "client_encoding": "utf8",
             "connect_timeout": CONNECT_SECONDS,
             "keepalives_idle": 10,
             "keepalives_interval": 5,
@@ -138,11 +139,11 @@ def make_engine(url: sa.URL, *, connections: int) -> sa.Engine:
 
 def translated(error: Exception) -> Exception:
     """What an error of the driver means to the core."""
-    if isinstance(error, Refusal | StorageDefect | CommitUnknown):
-        return error
     if isinstance(error, sa.exc.TimeoutError):
         return StorageUnavailable("all connections are in use")
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    if not isinstance(cause, psycopg.Error):
+        return error
     if isinstance(cause, pg.DiskFull):
         return StorageFull()
     if isinstance(cause, pg.ReadOnlySqlTransaction):

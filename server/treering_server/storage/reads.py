@@ -64,8 +64,8 @@ class SqlReads(ABC):
 
     def version_at(self, stream: str, position: int) -> int:  # noqa: D102
         def work(connection: sa.Connection) -> int:
-            found = statements.stream_ids(connection, [stream])
-            return statements.version_at(connection, found[0], position) if found else 0
+            ids = statements.stream_ids(connection, [stream])
+            return sum(statements.versions_at(connection, ids, position).values())
 
         return self._read(work)
 

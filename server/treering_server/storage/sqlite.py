@@ -124,11 +124,11 @@ def make_engine(path: Path, *, connections: int, checkpoints: bool) -> sa.Engine
 
 def translated(error: Exception) -> Exception:
     """What an error of the driver means to the core."""
-    if isinstance(error, Refusal | StorageDefect | CommitUnknown):
-        return error
     if isinstance(error, sa.exc.TimeoutError):
         return StorageUnavailable("all connections are in use")
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    if not isinstance(cause, Error):
+        return error
     code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
     if code == FULL:
         return StorageFull()

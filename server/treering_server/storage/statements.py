@@ -26,19 +26,21 @@ _POSITION_AT_TIME = sa.text("""
     SELECT low FROM bisection WHERE low >= high
 """).bindparams(sa.bindparam("bound", type_=sa.BigInteger()))
 _VERSION_AT_POSITION = sa.text("""
-    WITH RECURSIVE bisection(low, high) AS (
-      SELECT CAST(0 AS BIGINT),
-        (SELECT coalesce(max(version), 0) FROM events WHERE stream_id = :stream_id)
+    WITH RECURSIVE bisection(stream_id, low, high) AS (
+      SELECT id, CAST(0 AS BIGINT),
+        (SELECT coalesce(max(version), 0) FROM events WHERE stream_id = streams.id)
+      FROM streams WHERE id IN :stream_ids
       UNION ALL
-      SELECT
+      SELECT b.stream_id,
         CASE WHEN e.position <= :bound THEN e.version ELSE low END,
         CASE WHEN e.position <= :bound THEN high ELSE e.version - 1 END
-      FROM bisection JOIN events e
-        ON e.stream_id = :stream_id AND e.version = (low + high + 1) / 2
+      FROM bisection b JOIN events e
+        ON e.stream_id = b.stream_id AND e.version = (low + high + 1) / 2
       WHERE low < high)
-    SELECT low FROM bisection WHERE low >= high
+    SELECT stream_id, low FROM bisection WHERE low >= high
 """).bindparams(
-    sa.bindparam("bound", type_=sa.BigInteger()), sa.bindparam("stream_id", type_=sa.BigInteger())
+    sa.bindparam("bound", type_=sa.BigInteger()),
+    sa.bindparam("stream_ids", type_=sa.BigInteger(), expanding=True),
 )
 
 _HEAD = (
@@ -48,20 +50,6 @@ _HEAD = (
         events,
         events.c.position == sa.select(sa.func.max(events.c.position)).scalar_subquery(),
     )
-)
-
-_STREAMS = sa.select(
-    streams,
-    sa.select(sa.func.max(events.c.version))
-    .where(events.c.stream_id == streams.c.id)
-    .scalar_subquery()
-    .label("last_version"),
-    sa.select(events.c.recorded_at)
-    .where(events.c.stream_id == streams.c.id)
-    .order_by(events.c.version.desc())
-    .limit(1)
-    .scalar_subquery()
-    .label("recorded_at"),
 )
 
 
@@ -91,10 +79,12 @@ def position_at_time(connection: sa.Connection, microseconds: int) -> int:
     return connection.scalar(_POSITION_AT_TIME, {"bound": microseconds}) or 0
 
 
-def version_at(connection: sa.Connection, stream_id: int, position: int) -> int:
-    """The last version that a stream was given up to a position; 0: none."""
-    parameters = {"stream_id": stream_id, "bound": position}
-    return connection.scalar(_VERSION_AT_POSITION, parameters) or 0
+def versions_at(connection: sa.Connection, ids: Sequence[int], position: int) -> dict[int, int]:
+    """The last version that each stream was given up to a position; 0: none."""
+    if not position or not ids:
+        return dict.fromkeys(ids, 0)
+    parameters = {"stream_ids": list(ids), "bound": position}
+    return dict(connection.execute(_VERSION_AT_POSITION, parameters).tuples().all())
 
 
 def stream_ids(connection: sa.Connection, names: Sequence[str]) -> list[int]:
@@ -105,20 +95,31 @@ def stream_ids(connection: sa.Connection, names: Sequence[str]) -> list[int]:
 
 def stream_named(connection: sa.Connection, name: str) -> Stream | None:
     """A stream; None if it was never written to."""
-    row = connection.execute(_STREAMS.where(streams.c.name == name)).one_or_none()
+    named = sa.select(streams).where(streams.c.name == name).subquery()
+    row = connection.execute(_described(named)).one_or_none()
     return None if row is None else _stream(row)
 
 
 def streams_page(connection: sa.Connection, request: ListStreams) -> list[Stream]:
     """Streams in order of name."""
-    page = _STREAMS.order_by(streams.c.name).limit(request.page_size)
-    if request.prefix:
-        page = page.where(name_range(streams.c.name, request.prefix))
-    if request.after_name is not None:
-        page = page.where(streams.c.name > request.after_name)
-    if not request.show_deleted:
-        page = page.where(streams.c.state == 0)
+    # Not `= 0`, of which a planner without statistics believes that few rows are it.
+    kept = [] if request.show_deleted else [streams.c.state < 1]
+    after = request.after_name
+    named = names_from(streams, request.prefix, request.page_size, *kept, after=after)
+    page = _described(named).order_by(named.c.name)
     return [_stream(row) for row in connection.execute(page)]
+
+
+def _described(named: sa.Subquery) -> sa.Select[tuple[object, ...]]:
+    """Rows of streams with what only their events tell."""
+    of_stream = events.c.stream_id == named.c.id
+    last_version = sa.select(sa.func.max(events.c.version)).where(of_stream)
+    last = sa.select(events.c.recorded_at).where(of_stream)
+    return sa.select(
+        named,
+        last_version.scalar_subquery().label("last_version"),
+        last.order_by(events.c.version.desc()).limit(1).scalar_subquery().label("recorded_at"),
+    )
 
 
 def _stream(row: sa.Row[tuple[object, ...]]) -> Stream:
@@ -143,6 +144,25 @@ def name_range(column: sa.ColumnElement[str], prefix: str) -> sa.ColumnElement[b
     """Names that begin with a prefix, as a range of a byte-ordered column: LIKE would scan."""
     bound = _least_above_all_with(prefix)
     return column >= prefix if bound is None else sa.and_(column >= prefix, column < bound)
+
+
+def names_from(
+    table: sa.Table,
+    prefix: str,
+    limit: int,
+    *also: sa.ColumnElement[bool],
+    after: str | None = None,
+) -> sa.Subquery:
+    """The first rows, in order of name, whose names begin with a prefix and come after a name.
+
+    One bound is where the walk along the index begins. The other is looked at only behind the
+    limit: of a range, a planner without statistics may collect all names before it takes a few.
+    """
+    begins = table.c.name >= prefix if after is None else table.c.name > after
+    first = sa.select(table).where(begins, *also).order_by(table.c.name).limit(limit).subquery()
+    bound = _least_above_all_with(prefix)
+    rows = sa.select(first)
+    return (rows if bound is None else rows.where(first.c.name < bound)).subquery()
 
 
 def _least_above_all_with(prefix: str) -> str | None:
