@@ -5,9 +5,18 @@ A test that asks for `database_url`, or for anything that is made from it (`serv
 """
 
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So it is in the background of a shell, and so it would be in all processes that are to be
+    # interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Each of the many processes that tests start would compile everything that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Tests start processes while gRPC runs in this one; its handlers at a fork crash the child.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

@@ -118,7 +118,7 @@ def test_without_the_extra_for_it_the_command_line_says_so(package: str) -> None
 
 
 @pytest.mark.parametrize("command", ["serve", "migrate"])
-@pytest.mark.parametrize("package", ["pydantic_settings", "sqlalchemy", "alembic"])
+@pytest.mark.parametrize("package", ["pydantic_settings", "sqlalchemy"])
 def test_without_the_extra_for_it_the_server_says_so(command: str, package: str) -> None:
     ended = without(package, command)
     assert ended.returncode == 1

@@ -36,7 +36,7 @@ class Refusal(Exception):
         return self.message
 
 
-def _count(version: int) -> str:
+def _state(version: int) -> str:
     return f"at version {version}" if version else "not there"
 
 
@@ -52,11 +52,11 @@ class VersionConflict(Refusal):
     @property
     def message(self) -> str:
         if isinstance(self.expectation, ExpectedVersion):
-            expected = _count(self.expectation.version)
+            expected = _state(self.expectation.version)
         else:
             expected = "there" if self.expectation.exists else "not there"
         return (
-            f"stream {self.stream!r} is {_count(self.actual_version)}, expected {expected}: "
+            f"stream {self.stream!r} is {_state(self.actual_version)}, expected it {expected}: "
             "load it again and decide again"
         )
 
