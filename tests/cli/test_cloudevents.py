@@ -368,7 +368,7 @@ def test_how_a_line_looks() -> None:
     assert write_line(recorded(event, "order-1"), LOG_ID) == (
         '{"specversion":"1.0","id":"d5ba1ffd-3a2d-55f8-a700-01188f78acd3",'
         '"source":"urn:treering:01890a5d-ac96-774b-bcce-b302099a8057","type":"OrderPlaced",'
-        '"subject":"order-1","time":"1970-01-01T00:00:00.001Z",'
+        '"subject":"order-1","time":"1970-01-01T00:00:00.001000Z",'
         '"datacontenttype":"application/json","correlationid":"c","dataschema":"urn:x",'
         '"treeringmetadata":"{\\"user\\":\\"ann\\"}","treeringtags":"[\\"customer:7\\"]",'
         '"recordedtime":"2023-11-14T22:13:20.123456Z","sequence":"00000000000000000007",'
@@ -398,7 +398,7 @@ def test_data_that_would_change_goes_in_base64(data: bytes, content_type: str) -
     ("nanos", "text"),
     [
         (0, "1970-01-01T00:00:00Z"),
-        (1_000_000, "1970-01-01T00:00:00.001Z"),
+        (1_000_000, "1970-01-01T00:00:00.001000Z"),
         (1_000, "1970-01-01T00:00:00.000001Z"),
         (1, "1970-01-01T00:00:00.000000001Z"),
     ],

@@ -385,13 +385,14 @@ def with_data(
 
 
 def format_time(nanoseconds: int) -> str:
-    """A time, in nanoseconds since 1970, as RFC 3339 writes it, with the digits it takes."""
+    """A time, in nanoseconds since 1970, as RFC 3339 writes it: in seconds, or with the six
+    digits that most languages write, or with nine where it takes them."""
     seconds, nanos = divmod(nanoseconds, 1_000_000_000)
     text = (_EPOCH + timedelta(seconds=seconds)).isoformat()
     if not nanos:
         return f"{text}Z"
     fraction = f"{nanos:09}"
-    digits = 3 if fraction.endswith("000000") else 6 if fraction.endswith("000") else 9
+    digits = 6 if fraction.endswith("000") else 9
     return f"{text}.{fraction[:digits]}Z"
 
 
