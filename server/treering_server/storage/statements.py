@@ -84,7 +84,8 @@ def versions_at(connection: sa.Connection, ids: Sequence[int], position: int) ->
     if not position or not ids:
         return dict.fromkeys(ids, 0)
     parameters = {"stream_ids": list(ids), "bound": position}
-    return dict(connection.execute(_VERSION_AT_POSITION, parameters).tuples().all())
+    rows = connection.execute(_VERSION_AT_POSITION, parameters)
+    return {row.stream_id: row.low for row in rows}
 
 
 def stream_ids(connection: sa.Connection, names: Sequence[str]) -> list[int]:
