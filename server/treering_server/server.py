@@ -170,7 +170,7 @@ class Server:
 
     def _add_services(self) -> None:
         reader = Reader(self._database.storage)
-        calls = Calls(self._stopping)
+        calls = self._calls = Calls(self._stopping)
         event_store_service = event_store.EventStoreService(
             self._writer, reader, self._feed, self._limits, self._stopping
         )
@@ -221,9 +221,10 @@ class Server:
         self._watching.cancel()
         await self._health.enter_graceful_shutdown()
         self._stopping.set_result(None)
-        # What was sent before the caller could know is refused by name; once the transport
-        # stops, it would be cancelled.
-        await asyncio.sleep(DRAIN_SECONDS)
+        if self._calls.open:
+            # Callers are at work. What they send before they can know is refused by name; once
+            # the transport stops, it would be cancelled.
+            await asyncio.sleep(DRAIN_SECONDS)
         await self._server.stop(self._settings.stop_seconds)
         if not await self._writer.close(CLOSE_SECONDS):
             _log.warning("left a commit", reason=self._writer.unavailable_because)
