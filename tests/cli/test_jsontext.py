@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from treering.cli import jsontext
@@ -65,11 +65,21 @@ json_values = st.recursive(
 )
 
 
+def can_be_read(text: str) -> bool:
+    """Whether a file can hold the text: half a surrogate pair comes as an escape only."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @given(json_values, st.sampled_from([None, 1, "\t"]), st.booleans(), st.text(" \t\r\n"))
 def test_compact_means_the_same_and_is_the_same_for_every_spelling(
     value: Any, indent: int | str | None, ascii_only: bool, space: str
 ) -> None:
     spelt = space + json.dumps(value, indent=indent, ensure_ascii=ascii_only) + space
+    assume(can_be_read(spelt))
     compact = jsontext.compact(spelt)
     compact.encode()
     assert json.loads(compact) == value
@@ -79,7 +89,8 @@ def test_compact_means_the_same_and_is_the_same_for_every_spelling(
 
 @given(st.dictionaries(st.sampled_from(["data", "id", "a"]) | st.text(), json_values, max_size=6))
 def test_members_are_the_same_by_either_way(members: dict[str, Any]) -> None:
-    for text in (jsontext.dumps(members), json.dumps(members), json.dumps(members, indent=1)):
+    texts = (jsontext.dumps(members), json.dumps(members), json.dumps(members, indent=1))
+    for text in filter(can_be_read, texts):
         found, data = jsontext.members(text)
         assert found.keys() == members.keys()
         exactly, same_data = jsontext._members_exactly(text)
