@@ -313,6 +313,15 @@ def test_files_of_every_kind(treering: Any, tmp_path: Path) -> None:
     assert "Is a directory" in treering("import", str(tmp_path)).refused()
 
 
+def test_a_line_of_exactly_the_longest_length_is_looked_at(tmp_path: Path) -> None:
+    file = tmp_path / "in"
+    length = importing.MAX_LINE_BYTES
+    file.write_bytes(b"x" * length + b"\n" + b"y" * (length + 1) + b"\n" + b"z" * length)
+    with file.open("rb", buffering=0) as raw:
+        found = [(number, len(content), content[:1]) for number, content in Lines(raw)]
+    assert found == [(1, length, b"x"), (2, length + 1, b"y"), (3, length, b"z")]
+
+
 def test_the_limits_of_a_smaller_server(
     serve: Callable[..., Any], sqlite_file_url: str, tmp_path: Path
 ) -> None:
@@ -337,10 +346,11 @@ def test_the_limits_of_a_smaller_server(
     )
 
 
-def test_a_line_without_end_does_not_fill_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beginning", [b'{"a":"', b"\xef\xbb\xbf", b"  "])
+def test_a_line_without_end_does_not_fill_memory(tmp_path: Path, beginning: bytes) -> None:
     file = tmp_path / "in"
     with file.open("wb") as out:
-        out.write(b'{"a":"')
+        out.write(beginning)
         out.truncate(importing.MAX_LINE_BYTES * 3)
         out.seek(0, os.SEEK_END)
         out.write(b"\n" + json.dumps(line()).encode())

@@ -91,3 +91,11 @@ def test_import_and_export_have_a_bar(treering: Any, name: str, tmp_path: Path) 
     shown = treering.in_terminal("import", str(file)).ok()
     assert "events" in shown
     assert re.search(r"already there +4", HIDDEN.sub("", shown))
+
+
+def test_a_terminal_shows_what_its_locale_can(treering: Any) -> None:
+    name = f"größe-{uuid.uuid4().hex[:8]}"
+    environment = {"PYTHONIOENCODING": "ascii", "NO_COLOR": "1"}
+    treering.in_terminal("append", name, "--type", "A", env=environment).ok()
+    shown = treering.in_terminal("read", "--stream", name, env=environment).ok()
+    assert len(shown.splitlines()) == 2

@@ -1,7 +1,11 @@
 """Append: what is recorded, what is answered, and which preconditions can be given."""
 
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -21,8 +25,10 @@ from calls import (
     timestamp,
     to_stream,
 )
+from servers import InProcessServer
 from treering.v1.event_pb2 import Event
 from treering.v1.event_store_service_pb2 import AppendRequest
+from treering.v1.event_store_service_pb2_grpc import EventStoreServiceStub
 from treering.v1.query_pb2 import QueryItem
 
 # --- where the events are
@@ -359,9 +365,26 @@ async def seed(event_store) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("query", "after", "position"),
-    [
+@pytest.fixture(params=["recent", "of before a restart"])
+async def seats(database_url, request) -> AsyncIterator[Any]:
+    """The stub of a server with the events of `seed`, which it recorded itself or found."""
+    async with AsyncExitStack() as stack:
+
+        async def start() -> Any:
+            server = await stack.enter_async_context(InProcessServer(database_url))
+            channel = grpc.aio.insecure_channel(server.address)
+            return EventStoreServiceStub(await stack.enter_async_context(channel))
+
+        event_store = await start()
+        await seed(event_store)
+        if request.param == "of before a restart":
+            await stack.aclose()
+            event_store = await start()
+        yield event_store
+
+
+async def test_a_condition_fails_with_the_first_event_that_matches(seats, subtests):
+    for query, after, position in [
         (ALL, 0, 1),
         (ALL, 3, 4),
         (matching(tags=["show:5"]), 1, 2),
@@ -372,25 +395,21 @@ async def seed(event_store) -> None:
         (matching(stream_prefixes=["seat-"]), 2, 4),
         (matching(categories=["seat"]), 2, 4),
         (matching(QueryItem(types=["Released"]), QueryItem(types=["Moved"])), 0, 3),
-    ],
-)
-async def test_a_condition_fails_with_the_first_event_that_matches(
-    event_store, query, after, position
-):
-    await seed(event_store)
-    request = append_all(to_stream("new", make_event()), conditions=[fail_if(query, after)])
+        (matching(QueryItem(types=["Moved"]), QueryItem(types=["Released"])), 0, 3),
+        (matching(QueryItem(types=["none"]), QueryItem(types=["Released"])), 0, 4),
+    ]:
+        with subtests.test(f"{query} after {after}"):
+            request = append_all(to_stream("new", make_event()), conditions=[fail_if(query, after)])
 
-    refusal = await refused(event_store.Append(request), "CONDITION_FAILED")
+            refusal = await refused(seats.Append(request), "CONDITION_FAILED")
 
-    assert refusal.failure.condition_failed.position == position
-    assert refusal.failure.condition_failed.condition_index == 0
-    assert (await head_of(event_store)).head_position == 4
+            assert refusal.failure.condition_failed.position == position
+            assert refusal.failure.condition_failed.condition_index == 0
+    assert (await head_of(seats)).head_position == 4
 
 
-@pytest.mark.parametrize(
-    ("query", "after"),
-    [
-        (ALL, 4),
+async def test_a_condition_that_nothing_matches_holds(seats, subtests):
+    for query, after in [
         (matching(tags=["show:5"]), 4),
         (matching(tags=["seat:2"]), 2),
         (matching(tags=["seat:1", "seat:2"]), 0),
@@ -398,15 +417,16 @@ async def test_a_condition_fails_with_the_first_event_that_matches(
         (matching(types=["Moved"], categories=["seat"]), 0),
         (matching(tags=["Show:5"]), 0),
         (matching(stream_prefixes=["Seat", "eat"]), 0),
-    ],
-)
-async def test_a_condition_that_nothing_matches_holds(event_store, query, after):
-    await seed(event_store)
-    request = append_all(to_stream("new", make_event()), conditions=[fail_if(query, after)])
+        (matching(QueryItem(types=["none"]), QueryItem(tags=["seat:2"])), 2),
+    ]:
+        with subtests.test(f"{query} after {after}"):
+            head = (await head_of(seats)).head_position
+            request = append_all(
+                to_stream("new", make_event()),
+                conditions=[fail_if(query, after), fail_if(ALL, head)],
+            )
 
-    response = await append(event_store, request)
-
-    assert response.first_position == 5
+            assert (await append(seats, request)).first_position == head + 1
 
 
 async def test_a_condition_sees_what_was_before_the_request(event_store):

@@ -72,6 +72,7 @@ async def test_servers_killed_by_turns(postgres_url, server_process):
                 await traffic.more(20)
                 processes[n] = await asyncio.to_thread(start, n)
             await traffic.more(20)
-        for store in stores:
+        for channel, store in zip(channels, stores, strict=True):
+            await channel.channel_ready()
             await traffic.check(store)
     assert traffic.repeated.keys() <= {"UNAVAILABLE"}

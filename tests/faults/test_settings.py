@@ -1,6 +1,7 @@
 """Defaults of a role that would weaken promises: the server sets what it needs itself."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 
 import psycopg
@@ -10,6 +11,8 @@ from calls import append, append_to, head_of, refused
 from plans.logs import opened
 from servers import InProcessServer
 from traffic import Follower, Traffic, connect, stub
+from treering_server.core.errors import StorageUnavailable
+from treering_server.storage import postgresql
 
 
 def set_defaults(url, **settings):
@@ -58,6 +61,42 @@ def test_time_outs_hold_in_the_transaction_and_not_after_it(postgres_url, name):
         with storage._engine.connect() as connection:
             after = connection.exec_driver_sql(f"SHOW {name}").scalar()
     assert (inside != "77s", after) == (True, "77s")
+
+
+def limit_transactions(url, monkeypatch):
+    with psycopg.connect(url) as connection:
+        if connection.info.server_version < 170_000:
+            pytest.skip("PostgreSQL has had this time-out since version 17")
+    set_defaults(url, transaction_timeout="200ms")
+
+
+def limit_idling(url, monkeypatch):
+    monkeypatch.setattr(postgresql, "IDLE_SECONDS", 0.2)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="to the driver both are an InternalError: they pass for a defect, appends get INTERNAL",
+)
+@pytest.mark.parametrize("limit", [limit_idling, limit_transactions])
+def test_an_append_that_the_database_ends_for_taking_too_long_may_be_repeated(
+    postgres_url, monkeypatch, limit
+):
+    """As when a server was stopped, or starved, while it held the append lock."""
+    limit(postgres_url, monkeypatch)
+    with opened(postgres_url) as storage, psycopg.connect(postgres_url, autocommit=True) as watcher:
+
+        def stop_within():
+            with storage.write(1) as transaction:
+                pid = transaction._driver.info.backend_pid
+                alive = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+                deadline = time.monotonic() + 10
+                while watcher.execute(alive, (pid,)).fetchone() != (0,):
+                    assert time.monotonic() < deadline
+                transaction.state([], [])
+
+        with pytest.raises(StorageUnavailable):
+            stop_within()
 
 
 async def test_two_servers_keep_the_order_whatever_the_defaults(postgres_url):

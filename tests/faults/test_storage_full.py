@@ -1,6 +1,7 @@
 """A SQLite whose file may not grow any more, in the middle of an append."""
 
 import asyncio
+import uuid
 from contextlib import closing
 
 import grpc
@@ -19,9 +20,12 @@ from calls import (
     subscribed,
 )
 from checks import check_log
+from plans.logs import opened
 from servers import InProcessServer
 from traffic import connect, reason_of, stub
 from treering.v1.event_store_service_pb2 import AppendItem, AppendManyRequest
+from treering_server.core.query import Terms
+from treering_server.core.storage import NewRecord, StorageDefect
 
 NO_LIMIT = 2**32 - 2
 PAGE = 4_096
@@ -148,3 +152,34 @@ async def test_it_ends_a_call_of_many_and_none_overtakes_the_one_that_found_no_r
         request.appends[0].events[0].id for request in small[: len(log)]
     ]
     assert len(results) <= len(log)
+
+
+def test_a_transaction_that_sqlite_ended_by_itself_takes_nothing_more(sqlite_file_url):
+    """It would be committed at once, and alone."""
+    with opened(sqlite_file_url) as storage:
+        disk = Disk(storage)
+        with storage.write(1) as transaction:
+            transaction.state([], [])
+            transaction.insert(records(1, 1, b""))
+            transaction.commit()
+        disk.leave(2)
+
+        def go_on_after_an_error():
+            with storage.write(1) as transaction:
+                transaction.state([], [])
+                # So few that each is a statement, with nothing that SQLite could go back to.
+                with pytest.raises(Exception, match="full"):
+                    transaction.insert(records(2, 20, b"x" * PAGE))
+                transaction.insert(records(2, 1, b""))
+
+        with pytest.raises(StorageDefect):
+            go_on_after_an_error()
+        assert storage.head().position == 1
+
+
+def records(first, count, record):
+    """Events of no stream, ready to be stored."""
+    return [
+        NewRecord(position, 1, 0, uuid.uuid4(), Terms("", "T", frozenset()), record)
+        for position in range(first, first + count)
+    ]

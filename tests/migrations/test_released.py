@@ -25,6 +25,7 @@ from treering_server.core.query import QueryItem, category_of
 from treering_server.core.record import parse
 from treering_server.core.storage import Storage
 from treering_server.storage.database import migrate_database
+from treering_server.storage.migrations import revisions
 
 RELEASED = Path(__file__).parent / "released"
 SCRIPT = alembic.script.ScriptDirectory(str(Path(treering_migrations.__file__).parent))
@@ -164,6 +165,12 @@ def test_a_log_of_any_release_is_gone_on_with(revision, database_url, make_dump)
 def test_every_schema_that_was_followed_by_another_has_a_dump():
     earlier = {revision.revision for revision in SCRIPT.walk_revisions()} - {NOW}
     assert earlier <= set(REVISIONS), "see released/README.md"
+
+
+def test_the_server_knows_the_order_of_the_schemas_as_alembic_does():
+    """It goes by the names of their files, so as not to wait for Alembic at each start."""
+    upwards = [revision.revision for revision in SCRIPT.walk_revisions()][::-1]
+    assert revisions() == upwards
 
 
 def keep(kind: str, dump: str, held: dict[str, Any]) -> None:

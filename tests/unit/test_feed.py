@@ -1,18 +1,20 @@
 """The live end of the log, over a real SQLite."""
 
 import asyncio
+import threading
 from contextlib import ExitStack
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from databases import sqlite_url
 from plans.logs import event_like, make_event, opened, write
+from plans.strategies import EXAMPLES, queries, terms
 from treering.v1.event_store_service_pb2 import EventBatch
 from treering_server.core import feed as feed_module
 from treering_server.core.feed import EVENT_OVERHEAD_BYTES, RING_BYTES, Feed, FellOut
-from treering_server.core.query import EVERYTHING, Query, QueryItem, Terms, events_of_stream
+from treering_server.core.query import EVERYTHING, Query, QueryItem, events_of_stream
 
 SECONDS = 10.0
 
@@ -198,6 +200,32 @@ async def test_a_poll_finds_it_without_being_told(storage):
     await feed.stop()
 
 
+@pytest.mark.xfail(
+    strict=True, reason="what is neither a Refusal nor a StorageDefect ends the following unseen"
+)
+async def test_it_goes_on_after_whatever_went_wrong(storage, following, monkeypatch):
+    """Health is told, and the next look may do better."""
+
+    def fail(*arguments, **named):
+        failed.set()
+        raise RuntimeError
+
+    failed = threading.Event()
+    with following.live(EVERYTHING) as live:
+        woken = live.woken
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "records", fail)
+            following.nudge()
+            assert await asyncio.to_thread(failed.wait, SECONDS)
+            async with asyncio.timeout(SECONDS):
+                while following.available:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        write(storage, [("a", make_event())])
+        following.nudge()
+        await ended(woken)
+        assert following.available
+
+
 async def test_many_events_of_others_and_of_its_own_arrive_in_order(storage, following):
     """More than one fetch may hold, while this server's own come in between."""
     with following.live(EVERYTHING) as live:
@@ -231,32 +259,14 @@ async def test_only_those_wake_that_match_and_learn_up_to_where_it_was_quiet(sto
         assert not any(live.woken.done() for live in others + matching)
 
 
-events = st.builds(
-    Terms,
-    stream=st.sampled_from(["", "a", "a-1", "a-2", "b-1", "ab-1"]),
-    type=st.sampled_from(["A", "B"]),
-    tags=st.frozensets(st.sampled_from(["x", "y"])),
-)
-items = st.builds(
-    QueryItem,
-    streams=st.frozensets(st.sampled_from(["a-1", "b-1"]), max_size=2),
-    stream_prefixes=st.frozensets(st.sampled_from(["a", "a-", "b-1", "z"]), max_size=2),
-    types=st.frozensets(st.sampled_from(["A", "C"]), max_size=2),
-    tags=st.frozensets(st.sampled_from(["x", "y"]), max_size=2),
-    categories=st.frozensets(st.sampled_from(["a", "ab"]), max_size=2),
-)
-queries = st.builds(Query, st.lists(items, min_size=1, max_size=2).map(tuple))
-
-
 @pytest.fixture(scope="module")
 def shared_storage(tmp_path_factory):
     with opened(sqlite_url(tmp_path_factory.mktemp("feed"))) as storage:
         yield storage
 
 
-@given(
-    log=st.lists(events, min_size=1, max_size=6), asked=st.lists(queries, min_size=1, max_size=5)
-)
+@settings(max_examples=EXAMPLES)
+@given(log=st.lists(terms, min_size=1, max_size=6), asked=st.lists(queries, min_size=1, max_size=5))
 def test_whoever_has_a_match_is_woken_and_finds_it(shared_storage, log, asked):
     async def run():
         feed = make_feed(shared_storage)

@@ -4,43 +4,18 @@ import shutil
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from databases import sqlite_url
 from plans.logs import event_like, opened, write
+from plans.strategies import EXAMPLES, STREAMS, TAGS, TYPES, queries
 from treering.v1.event_store_service_pb2 import ReadResponse
 from treering_server.core import conditions, pages
 from treering_server.core.conditions import Looked, look
 from treering_server.core.model import AppendCondition
 from treering_server.core.query import EVERYTHING, Query, QueryItem, Terms
 from treering_server.storage import matching
-
-# Few names, so that they meet; and some that no event has.
-STREAMS = ["a", "a-1", "a-2", "a-3", "ab-1", "b-1", "c", "-1"]
-events = st.builds(
-    Terms,
-    stream=st.sampled_from(["", *STREAMS]),
-    type=st.sampled_from(["A", "B", "C"]),
-    tags=st.frozensets(st.sampled_from(["x", "y", "z"])),
-)
-
-
-def some(*names):
-    return st.frozensets(st.sampled_from(names), max_size=3)
-
-
-items = st.builds(
-    QueryItem,
-    streams=some("a", "a-1", "a-2", "b-1", "z"),
-    stream_prefixes=some("a", "a-", "a-1", "b", "-", "z", "a-z"),
-    types=some("A", "B", "Z"),
-    tags=some("x", "y", "nobody's"),
-    categories=some("a", "ab", "", "z"),
-)
-queries = st.one_of(
-    st.builds(Query, st.lists(items, min_size=1, max_size=3).map(tuple)), st.just(EVERYTHING)
-)
 
 
 @dataclass
@@ -64,15 +39,34 @@ class Log:
         ]
 
 
-logs = st.lists(events, min_size=1, max_size=40).flatmap(
-    lambda log: st.builds(Log, st.just(log), st.frozensets(st.integers(1, len(log)), max_size=5))
-)
+@st.composite
+def logs(draw):
+    """Long enough for several steps of a walk. By a seed, as drawn lists are mostly short."""
+    rng = draw(st.randoms(use_true_random=False))
+    length = draw(st.integers(1, 60))
+    events = [
+        Terms(
+            rng.choice(["", *STREAMS]),
+            rng.choice(TYPES),
+            frozenset(rng.sample(TAGS, rng.randrange(len(TAGS) + 1))),
+        )
+        for _ in range(length)
+    ]
+    return Log(events, draw(st.frozensets(st.integers(1, length), max_size=5)))
+
+
+@st.composite
+def windows(draw, length):
+    """`after` and `until`; often all there is."""
+    after = draw(st.one_of(st.just(0), st.integers(0, length)))
+    return after, draw(st.one_of(st.just(length), st.integers(after, length)))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_steps():
     """All bounds so low that a short log meets each of them."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "LEAST_WALK", 1)
         patch.setattr(pages, "FIRST_WALK", 8)
         patch.setattr(pages, "LONGEST_WALK", 16)
         patch.setattr(pages, "PAGE_EVENTS", 7)
@@ -143,25 +137,26 @@ def walked(walk, most, due, *, backwards):
     raise AssertionError("the walk does not end")
 
 
+@settings(max_examples=EXAMPLES)
 @given(
     data=st.data(),
-    log=logs,
+    log=logs(),
     query=queries,
     backwards=st.booleans(),
     most=st.sampled_from([1, 2, 5, 1_000]),
 )
 def test_a_walk_finds_what_matches(storage_of, data, log, query, backwards, most):
-    after = data.draw(st.integers(0, len(log.events)))
-    until = data.draw(st.integers(after, len(log.events)))
+    after, until = data.draw(windows(len(log.events)))
     due = log.matches(query, after, until, backwards=backwards)
     with storage_of(log) as storage:
         walk = pages.walk(storage, query, after, until, backwards=backwards)
         assert walked(walk, most, due, backwards=backwards) == due
 
 
+@settings(max_examples=EXAMPLES)
 @given(
     data=st.data(),
-    log=logs,
+    log=logs(),
     stream=st.sampled_from(STREAMS),
     backwards=st.booleans(),
     most=st.sampled_from([1, 2, 5, 1_000]),
@@ -170,8 +165,7 @@ def test_a_walk_of_a_stream_finds_its_events(storage_of, data, log, stream, back
     places = [
         position for position, terms in enumerate(log.events, start=1) if terms.stream == stream
     ]
-    after = data.draw(st.integers(0, len(places)))
-    until = data.draw(st.integers(after, len(places)))
+    after, until = data.draw(windows(len(places)))
     due = [position for position in places[after:until] if position not in log.erased]
     if backwards:
         due.reverse()
@@ -182,7 +176,8 @@ def test_a_walk_of_a_stream_finds_its_events(storage_of, data, log, stream, back
         assert walked(walk, most, due, backwards=backwards) == due
 
 
-@given(data=st.data(), log=logs)
+@settings(max_examples=EXAMPLES)
+@given(data=st.data(), log=logs())
 def test_the_version_at_a_position_and_the_position_at_a_time(storage_of, data, log):
     position = data.draw(st.integers(0, len(log.events) + 1))
     with storage_of(log) as storage:
@@ -195,11 +190,11 @@ def test_the_version_at_a_position_and_the_position_at_a_time(storage_of, data, 
         assert storage.position_at_time(0) == 0
 
 
-@given(data=st.data(), log=logs, query=queries)
+@settings(max_examples=EXAMPLES)
+@given(data=st.data(), log=logs(), query=queries)
 def test_a_condition_is_looked_at_up_to_its_first_match(storage_of, data, log, query):
     """Also in two steps, as when other servers were found to have written meanwhile."""
-    after = data.draw(st.integers(0, len(log.events)))
-    between = data.draw(st.integers(after, len(log.events)))
+    after, between = data.draw(windows(len(log.events)))
     condition = AppendCondition(query, after)
     # What is erased still counts: its row stays, and only a removal hides it.
     due = next(iter(Log(log.events, frozenset()).matches(query, after, len(log.events))), None)

@@ -4,25 +4,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from plans.strategies import EXAMPLES, queries, terms
 from treering_server.core.query import EVERYTHING, Query, QueryItem, Terms
 from treering_server.core.tail import COMPACTED, Tail
 
-# Few names, so that they meet; and some that no event has.
-terms = st.builds(
-    Terms,
-    stream=st.sampled_from(["", "a", "a-1", "a-2", "ab-1", "b-1"]),
-    type=st.sampled_from(["A", "B", "C"]),
-    tags=st.frozensets(st.sampled_from(["x", "y", "z"])),
-)
-items = st.builds(
-    QueryItem,
-    streams=st.frozensets(st.sampled_from(["a", "a-1", "b-1", "z"]), max_size=2),
-    stream_prefixes=st.frozensets(st.sampled_from(["a", "a-", "a-1", "z"]), max_size=2),
-    types=st.frozensets(st.sampled_from(["A", "B", "Z"]), max_size=2),
-    tags=st.frozensets(st.sampled_from(["x", "y", "nobody's"]), max_size=2),
-    categories=st.frozensets(st.sampled_from(["a", "ab", "z"]), max_size=2),
-)
-queries = st.builds(Query, st.lists(items, min_size=1, max_size=3).map(tuple))
 # Enough to let go of trimmed entries several times.
 counts = st.integers(1, 2 * COMPACTED)
 
@@ -64,6 +49,7 @@ class TailMachine(RuleBasedStateMachine):
         assert self.tail.base == self.base
         assert self.tail.head == self.base + len(self.events)
         assert len(self.tail) == len(self.events)
+        assert self.events or not self.tail._postings, "what is forgotten takes no memory"
 
     def naively(self, query, after):
         return [
@@ -74,7 +60,7 @@ class TailMachine(RuleBasedStateMachine):
 
 
 TestTail = TailMachine.TestCase
-TestTail.settings = settings(stateful_step_count=30)
+TestTail.settings = settings(max_examples=EXAMPLES, stateful_step_count=30)
 
 
 def test_an_empty_tail_finds_nothing():

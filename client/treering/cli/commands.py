@@ -18,7 +18,7 @@ import typer
 
 from treering.cli import service
 from treering.cli.exits import Failed, Misused, ends_well, sentence
-from treering.cli.sources import Source, parse_option_time, takes_source
+from treering.cli.sources import Source, number_option, parse_option_time, takes_source
 
 if TYPE_CHECKING:
     from treering import Client, Head, Subscription
@@ -127,7 +127,7 @@ def append(
     ] = None,
     expected_version: Annotated[
         int | None,
-        typer.Option("--expected-version", min=0, help="Only if the stream has this version."),
+        number_option("--expected-version", "Only if the stream has this version."),
     ] = None,
     expected_exists: Annotated[
         bool, typer.Option("--expected-exists", help="Only if the stream has events.")
@@ -198,11 +198,11 @@ def read(
     backwards: Annotated[bool, typer.Option("--backwards", help="The newest first.")] = False,
     after_position: Annotated[
         int | None,
-        typer.Option("--after-position", min=0, help="After this position; backwards: before it."),
+        number_option("--after-position", "After this position; backwards: before it."),
     ] = None,
     after_version: Annotated[
         int | None,
-        typer.Option("--after-version", min=0, help="After this version of the one stream."),
+        number_option("--after-version", "After this version of the one stream."),
     ] = None,
     after_time: Annotated[
         str | None,
@@ -210,7 +210,7 @@ def read(
     ] = None,
     until_position: Annotated[
         int | None,
-        typer.Option("--until-position", min=0, help="The log as it was at this position."),
+        number_option("--until-position", "The log as it was at this position."),
     ] = None,
     until_time: Annotated[
         str | None,
@@ -218,12 +218,10 @@ def read(
             "--until-time", metavar="TIME", help="The log as it was at this time (RFC 3339)."
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=0, help="At most this many events.")
-    ] = None,
+    limit: Annotated[int | None, number_option("--limit", "At most this many events.")] = None,
     min_position: Annotated[
         int,
-        typer.Option("--min-position", min=0, help="Wait until the log is at least here."),
+        number_option("--min-position", "Wait until the log is at least here."),
     ] = 0,
     server: Server = DEFAULT_SERVER,
     json: Json = False,
@@ -272,7 +270,7 @@ def subscribe(
     source: Source,
     *,
     after_position: Annotated[
-        int | None, typer.Option("--after-position", min=0, help="After this position.")
+        int | None, number_option("--after-position", "After this position.")
     ] = None,
     from_head: Annotated[
         bool, typer.Option("--from-head", help="Only what is recorded from now on.")
@@ -486,9 +484,7 @@ def export(
 StreamPrefix = Annotated[
     str, typer.Option("--prefix", metavar="PREFIX", help="Only names that begin so.")
 ]
-StreamLimit = Annotated[
-    int | None, typer.Option("--limit", min=0, help="At most this many streams.")
-]
+StreamLimit = Annotated[int | None, number_option("--limit", "At most this many streams.")]
 Deleted = Annotated[bool, typer.Option("--deleted", help="Deleted ones, too.")]
 
 

@@ -14,9 +14,12 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn, ParamSpec
+from typing import TYPE_CHECKING, NoReturn, ParamSpec
 
 import typer
+
+if TYPE_CHECKING:
+    from treering.errors import TreeringError
 
 GRACE_SECONDS = 2.0
 """How long an orderly end may take after a signal: then what holds it up has lost its chance."""
@@ -80,12 +83,10 @@ def ends_well(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def sentence(error: Exception) -> str:
+def sentence(error: "TreeringError") -> str:
     """What a failed call has to say, on one line."""
-    from treering.errors import InvalidRequest, TreeringError, Unavailable
+    from treering.errors import InvalidRequest, Unavailable
 
-    if not isinstance(error, TreeringError):
-        return str(error)
     message = error.message
     if isinstance(error, InvalidRequest) and len(error.violations) > 1:
         message = "; ".join(
@@ -99,16 +100,10 @@ def sentence(error: Exception) -> str:
     return f"{line} [{error.reason}]" if error.reason else line
 
 
-def complain(text: str) -> None:
-    """Writes a line to standard error, which may be closed."""
-    with contextlib.suppress(OSError):
-        print(f"error: {text}", file=sys.stderr, flush=True)
-
-
 def _fail(text: str, code: int) -> NoReturn:
     with contextlib.suppress(OSError):
         sys.stdout.flush()  # what was done before comes first
-    complain(text)
+        print(f"error: {text}", file=sys.stderr, flush=True)
     raise typer.Exit(code)
 
 
@@ -141,7 +136,7 @@ def _on_signal(number: int, _: FrameType | None) -> NoReturn:
 
 
 def _speak_utf8() -> None:
-    """JSON is UTF-8, whatever the locale says."""
+    """JSON is UTF-8, whatever the locale says; a terminal shows what it can."""
     reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None and not sys.stdout.isatty():
-        reconfigure(encoding="utf-8")
+    if reconfigure is not None:
+        reconfigure(**{"errors": "replace"} if sys.stdout.isatty() else {"encoding": "utf-8"})

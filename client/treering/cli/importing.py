@@ -121,9 +121,10 @@ class Lines:
                 raise Stopped(number, f"the gzip data is damaged: {error}") from None
             if not line:
                 return
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")  # which some programs put first
-            line = line.strip(b" \t\r\n")
+            if len(line) <= MAX_LINE_BYTES or line.endswith(b"\n"):  # else it is cut, and stays so
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")  # which some programs put first
+                line = line.strip(b" \t\r\n")
             if line:
                 yield number, line
 

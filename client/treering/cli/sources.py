@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from treering.queries import Query
 
 _PANEL = "Which events"
+_MAX_NUMBER = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,18 @@ def _parse_query(text: str) -> "Query":
         )
     except (json_format.ParseError, ValueError) as error:
         raise Misused(f"--query: {error}") from None
+
+
+def number_option(name: str, help: str) -> Any:
+    """An option that takes a position, a version or a count."""
+    return typer.Option(name, parser=_parse_number, metavar="N", help=help)
+
+
+def _parse_number(text: str) -> int:
+    # The default, which is a number already, comes by here, too.
+    if not re.fullmatch(r"[0-9]{1,19}", str(text)) or int(text) > _MAX_NUMBER:
+        raise typer.BadParameter(f"{text!r} is no number from 0 to {_MAX_NUMBER}")
+    return int(text)
 
 
 def parse_option_time(name: str, text: str | None) -> datetime | None:
