@@ -127,7 +127,12 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self.address = self._bind()
         self._notifications = self._start_notifications()
-        self._writer = Writer(storage, self._published, queue_bytes=self._settings.queue_bytes)
+        self._writer = Writer(
+            storage,
+            self._published,
+            lambda: self._feed.head,
+            queue_bytes=self._settings.queue_bytes,
+        )
         self._add_services()
         self._feed.start()
         await self._server.start()

@@ -74,10 +74,6 @@ def limit_idling(url, monkeypatch):
     monkeypatch.setattr(postgresql, "IDLE_SECONDS", 0.2)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="to the driver both are an InternalError: they pass for a defect, appends get INTERNAL",
-)
 @pytest.mark.parametrize("limit", [limit_idling, limit_transactions])
 def test_an_append_that_the_database_ends_for_taking_too_long_may_be_repeated(
     postgres_url, monkeypatch, limit

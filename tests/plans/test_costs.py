@@ -257,10 +257,13 @@ def test_what_is_read_under_the_append_lock_is_little(big_log):
     engine = getattr(big_log, "_writing", big_log._engine)
     streams = [LONG_STREAM, "no such stream", *(stream_of(n) for n in range(1, 1_000, 10))]
     with big_log.write(5) as transaction:
-        known = [parse(record).id for *_, record in transaction.records(MIDDLE, 100)]
+        known = [
+            parse(record).id
+            for *_, record in transaction.records(MIDDLE, MIDDLE + 100, max_bytes=MEGABYTE)
+        ]
     with measured(engine) as cost, big_log.write(5) as transaction:
         state = transaction.state(streams, known)
-        tail = transaction.records(EVENTS - 50, 1_000)
+        tail = transaction.records(EVENTS - 50, EVENTS, max_bytes=MEGABYTE)
     assert state.head.position == EVENTS
     assert state.streams[LONG_STREAM].version == EVENTS // 10
     assert "no such stream" not in state.streams

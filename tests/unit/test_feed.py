@@ -200,9 +200,6 @@ async def test_a_poll_finds_it_without_being_told(storage):
     await feed.stop()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what is neither a Refusal nor a StorageDefect ends the following unseen"
-)
 async def test_it_goes_on_after_whatever_went_wrong(storage, following, monkeypatch):
     """Health is told, and the next look may do better."""
 

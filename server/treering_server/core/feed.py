@@ -18,12 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
-from treering_server.core.errors import Refusal
 from treering_server.core.model import Head
 from treering_server.core.pages import PAGE_BYTES
 from treering_server.core.query import Query, QueryItem, Terms, category_of
 from treering_server.core.record import join, parse
-from treering_server.core.storage import NewRecord, Storage, StorageDefect
+from treering_server.core.storage import NewRecord, Storage
 from treering_server.core.tail import Tail, Term, terms_of
 
 RING_BYTES = 64 * 1024 * 1024
@@ -215,16 +214,14 @@ class Feed:
             self._nudge.clear()
             try:
                 await self._catch_up()
-            except (Refusal, StorageDefect):
-                # It is the health that tells; the next poll tries again.
+            except Exception:  # noqa: BLE001 - the health tells, and the next poll tries again
                 self.available = False
-            else:
-                self.available = True
 
     async def _catch_up(self) -> None:
         """Fetches what other servers wrote."""
         while True:
             fetched = await asyncio.to_thread(self._fetch, self.head)
+            self.available = True
             for start in range(0, len(fetched), PUSHED_EVENTS):
                 some = fetched[start : start + PUSHED_EVENTS]
                 # Meanwhile the writer may have handed in some of them.

@@ -108,8 +108,8 @@ class WriteTransaction(Protocol):
     def state(self, streams: Collection[str], ids: Collection[UUID]) -> LockedState:
         """What the log, the named streams and the ids are like."""
 
-    def records(self, after: int, limit: int) -> list[StoredRecord]:
-        """The next records after a position."""
+    def records(self, after: int, until: int, *, max_bytes: int) -> list[StoredRecord]:
+        """Records of a window, cut so that they stay within `max_bytes`; but at least one."""
 
     def insert(self, records: Sequence[NewRecord]) -> None:
         """Stores events, their tags, and the streams, categories and types new with them."""

@@ -49,7 +49,7 @@ APPEND_OVERHEAD_BYTES = 1_024
 """What a waiting append counts for beside its bytes."""
 TAIL_EVENTS = 20_000
 """Recent events that append conditions are decided on in memory."""
-FETCHED_EVENTS = 10_000
+FETCHED_EVENTS, FETCHED_BYTES = 10_000, 8 * 1024 * 1024
 """What may be read under the lock of what other servers wrote."""
 LOCK_SECONDS = 5.0
 """How long one attempt waits for the append lock."""
@@ -119,6 +119,7 @@ class Writer:
         self,
         storage: Storage,
         published: Callable[[Sequence[NewRecord]], None],
+        seen_head: Callable[[], int],
         *,
         queue_bytes: int = QUEUE_BYTES,
     ) -> None:
@@ -127,10 +128,12 @@ class Writer:
         Args:
             storage: Where to.
             published: Called on the loop with what was committed, before the answers.
+            seen_head: The last position that this server knows, whoever wrote it.
             queue_bytes: Appends beyond this are refused as `Overloaded`.
         """
         self._storage = storage
         self._published = published
+        self._seen_head = seen_head
         self._queue_bytes = queue_bytes
         self._loop = asyncio.get_running_loop()
         self._looking = asyncio.Semaphore(LOOKS)
@@ -186,10 +189,14 @@ class Writer:
         """
         deadline = float("inf") if seconds is None else time.monotonic() + seconds
         looked = not_looked(append.conditions)
-        if any(each.to < self._tail.base for each in looked):
+        seen = max(self._committed, self._seen_head())
+        if looked and (
+            seen - self._tail.head > FETCHED_EVENTS
+            or any(each.to < self._tail.base for each in looked)
+        ):
             async with self._looking:
                 looked = await asyncio.to_thread(
-                    look, self._storage, append.conditions, self._committed, looked
+                    look, self._storage, append.conditions, seen, looked
                 )
         waiting = _Waiting(append, call, deadline, self._loop.create_future(), looked)
         queue = self._queue
@@ -376,15 +383,17 @@ class Writer:
             if looked.match is None and not looked.too_costly
         )
         needed = min(open_looks, default=head)
-        if needed < self._tail.base:
+        needed = min(needed, head)
+        if not self._tail.base <= needed <= self._tail.head <= head:
             self._tail = Tail(needed)
-        elif needed >= head != self._tail.head:
-            self._tail = Tail(head)
         if head - self._tail.head > FETCHED_EVENTS:
             raise _TooFarBehind
         if self._tail.head < head:
-            for _, _, record in transaction.records(self._tail.head, FETCHED_EVENTS):
+            others = transaction.records(self._tail.head, head, max_bytes=FETCHED_BYTES)
+            for _, _, record in others:
                 self._tail.push(None if record is None else parse(record).terms)
+            if self._tail.head < head:
+                raise _TooFarBehind
 
     def _look_on(self, batch: Sequence[_Waiting]) -> None:
         """Looks at the conditions up to the head that was just seen, outside of the lock."""

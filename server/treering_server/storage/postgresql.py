@@ -103,6 +103,8 @@ WITH known AS (SELECT id, name FROM {table} WHERE name = ANY(%b::text[])), made 
 SELECT id, name FROM known UNION ALL SELECT id, name FROM made
 """
 
+WINDOW = "position > %(after)s AND position <= %(until)s"
+
 # All rows of a result travel at once, so it is cut here. Sums need no record to be read.
 CUT = """
 SELECT position, version, record FROM (
@@ -137,6 +139,17 @@ def make_engine(url: sa.URL, *, connections: int) -> sa.Engine:
     )
 
 
+LOST = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    pg.SystemError,
+    # The driver takes these for defects, but a server that stopped under the lock comes to them.
+    pg.IdleInTransactionSessionTimeout,
+    *([pg.TransactionTimeout] if hasattr(pg, "TransactionTimeout") else []),
+)
+"""Errors after which the same may work on another connection."""
+
+
 def translated(error: Exception) -> Exception:
     """What an error of the driver means to the core."""
     if isinstance(error, sa.exc.TimeoutError):
@@ -150,7 +163,7 @@ def translated(error: Exception) -> Exception:
         return ReadOnly()
     if isinstance(cause, pg.LockNotAvailable):
         return StorageUnavailable("the append lock was not free in time")
-    if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError | pg.SystemError):
+    if isinstance(cause, LOST):
         return StorageUnavailable(_first_line(cause))
     return StorageDefect(f"{type(cause).__name__}: {_first_line(cause)}")
 
@@ -173,9 +186,8 @@ class PostgresqlStorage(SqlReads):
     def records(  # noqa: D102
         self, after: int, until: int, *, backwards: bool, max_bytes: int
     ) -> list[StoredRecord]:
-        where = "position > %(after)s AND position <= %(until)s"
         parameters = {"after": after, "until": until}
-        return self._fetch(where, "position", parameters, max_bytes, backwards=backwards)
+        return self._fetch(WINDOW, "position", parameters, max_bytes, backwards=backwards)
 
     def records_at(  # noqa: D102
         self, positions: Sequence[int], *, max_bytes: int
@@ -291,11 +303,12 @@ class PostgresqlTransaction:
                 found_ids[uuid] = RecordedId(first, name or "", third or 0, second, record)
         return LockedState(head, found_streams, found_ids)
 
-    def records(self, after: int, limit: int) -> list[StoredRecord]:  # noqa: D102
+    def records(  # noqa: D102
+        self, after: int, until: int, *, max_bytes: int
+    ) -> list[StoredRecord]:
+        statement = CUT.format(where=WINDOW, rank="position", order="ASC", max_bytes=max_bytes)
         rows: list[StoredRecord] = self._cursor.execute(
-            "SELECT position, version, record FROM events WHERE position > %s "
-            "ORDER BY position LIMIT %s",
-            (after, limit),
+            statement, {"after": after, "until": until}
         ).fetchall()
         return rows
 

@@ -52,6 +52,10 @@ IDS_PER_SELECT = 256
 
 FULL, READ_ONLY, CORRUPT, NOT_A_DATABASE, CANNOT_OPEN = 13, 8, 11, 26, 14
 
+RECORDS = (
+    "SELECT position, version, record FROM events "
+    "WHERE position > ? AND position <= ? ORDER BY position {order}"
+)
 EVENT_COLUMNS = "position, recorded_at, stream_id, version, id, category_id, type_id, record"
 
 
@@ -155,11 +159,7 @@ class SqliteStorage(SqlReads):
     def records(  # noqa: D102
         self, after: int, until: int, *, backwards: bool, max_bytes: int
     ) -> list[StoredRecord]:
-        order = "DESC" if backwards else "ASC"
-        statement = (
-            "SELECT position, version, record FROM events "
-            f"WHERE position > ? AND position <= ? ORDER BY position {order}"
-        )
+        statement = RECORDS.format(order="DESC" if backwards else "ASC")
         return self._fetch(statement, (after, until), max_bytes)
 
     def records_at(  # noqa: D102
@@ -198,20 +198,7 @@ class SqliteStorage(SqlReads):
         """Rows as far as their records stay within the bytes; but at least one."""
 
         def work(connection: sa.Connection) -> list[StoredRecord]:
-            cursor = _driver(connection).execute(statement, parameters)
-            rows: list[StoredRecord] = []
-            size = 0
-            try:
-                while fetched := cursor.fetchmany(FETCHED_ROWS):
-                    for row in fetched:
-                        size += len(row[2] or b"")
-                        if size > max_bytes and rows:
-                            return rows
-                        rows.append(row)
-                return rows
-            finally:
-                # A statement that was not run to its end would keep its snapshot.
-                cursor.close()
+            return _cut(_driver(connection).execute(statement, parameters), max_bytes)
 
         return self._read(work)
 
@@ -246,6 +233,23 @@ class SqliteStorage(SqlReads):
 
 def _driver(connection: sa.Connection) -> Any:
     return connection.connection.driver_connection
+
+
+def _cut(cursor: Any, max_bytes: int) -> list[StoredRecord]:
+    """Rows as far as their records stay within the bytes; but at least one."""
+    rows: list[StoredRecord] = []
+    size = 0
+    try:
+        while fetched := cursor.fetchmany(FETCHED_ROWS):
+            for row in fetched:
+                size += len(row[2] or b"")
+                if size > max_bytes and rows:
+                    return rows
+                rows.append(row)
+        return rows
+    finally:
+        # A statement that was not run to its end would keep its snapshot.
+        cursor.close()
 
 
 class SqliteTransaction:
@@ -318,13 +322,11 @@ class SqliteTransaction:
                 )
         return found
 
-    def records(self, after: int, limit: int) -> list[StoredRecord]:  # noqa: D102
-        rows: list[StoredRecord] = self._execute(
-            "SELECT position, version, record FROM events WHERE position > ? "
-            "ORDER BY position LIMIT ?",
-            (after, limit),
-        ).fetchall()
-        return rows
+    def records(  # noqa: D102
+        self, after: int, until: int, *, max_bytes: int
+    ) -> list[StoredRecord]:
+        statement = RECORDS.format(order="ASC")
+        return _cut(self._execute(statement, (after, until)), max_bytes)
 
     def insert(self, records: Sequence[NewRecord]) -> None:  # noqa: D102
         self._wrote = True
