@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 RECEIVE_FACTOR = 4
 """The transport takes so many times the request limit, so that limits are refused by name."""
 HEALTH_SECONDS = 0.25
-DRAIN_SECONDS = 0.2
+DRAIN_SECONDS = 0.5
 """How long new calls are still answered, with a refusal, after a signal to stop."""
 CLOSE_SECONDS = 5.0
 """How long the end of a commit is waited for when all calls have ended."""
@@ -175,7 +175,7 @@ class Server:
 
     def _add_services(self) -> None:
         reader = Reader(self._database.storage)
-        calls = self._calls = Calls(self._stopping)
+        calls = Calls(self._stopping)
         event_store_service = event_store.EventStoreService(
             self._writer, reader, self._feed, self._limits, self._stopping
         )
@@ -221,15 +221,21 @@ class Server:
             _log.warning("database", warning=warning)
         _log.info("listening", address=self.address)
 
+    async def drain(self) -> None:
+        """Ends subscriptions and refuses new calls by name, for as long as callers may need to
+        notice: once the transport stops, what they send is cancelled."""
+        await self._refuse_calls()
+        await asyncio.sleep(DRAIN_SECONDS)
+
+    async def _refuse_calls(self) -> None:
+        if not self._stopping.done():
+            self._watching.cancel()
+            await self._health.enter_graceful_shutdown()
+            self._stopping.set_result(None)
+
     async def stop(self) -> None:
         """Ends subscriptions, lets other calls finish for a while, and closes everything."""
-        self._watching.cancel()
-        await self._health.enter_graceful_shutdown()
-        self._stopping.set_result(None)
-        if self._calls.open:
-            # Callers are at work. What they send before they can know is refused by name; once
-            # the transport stops, it would be cancelled.
-            await asyncio.sleep(DRAIN_SECONDS)
+        await self._refuse_calls()
         await self._server.stop(self._settings.stop_seconds)
         if not await self._writer.close(CLOSE_SECONDS):
             _log.warning("left a commit", reason=self._writer.unavailable_because)
@@ -272,4 +278,5 @@ async def _run(settings: Settings) -> int:
         gc.freeze()
         gc.set_threshold(10_000, 20, 100)
         await stop.wait()
+        await server.drain()
     return 0

@@ -24,13 +24,11 @@ _log = structlog.get_logger("treering.calls")
 
 
 class Calls:
-    """Makes handlers of a service's methods, and knows which calls are open."""
+    """Makes handlers of a service's methods."""
 
     def __init__(self, stopping: "asyncio.Future[None]") -> None:
         """Calls that come once `stopping` is done are refused."""
         self._stopping = stopping
-        self.open = 0
-        """How many are under way."""
 
     def unary(self, name: str, method: UnaryCall) -> Handler:
         """A handler for one request and one response. Both are bytes: so malformed ones are
@@ -67,7 +65,6 @@ class Calls:
     async def _end(self, name: str, context: Context, call: Awaitable[None]) -> None:
         """Sees a call to its end, whatever that is, and logs it."""
         began = time.monotonic()
-        self.open += 1
         code, reason = grpc.StatusCode.OK, None
         try:
             if self._stopping.done():
@@ -94,7 +91,6 @@ class Calls:
                 code, f"a defect of the server, reference {reference} in its log: report it"
             )
         finally:
-            self.open -= 1
             facts = {} if reason is None else {"reason": reason}
             milliseconds = round((time.monotonic() - began) * 1000, 1)
             _log.info("call", rpc=name, code=code.name, ms=milliseconds, **facts)
