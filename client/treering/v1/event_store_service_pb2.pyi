@@ -206,10 +206,12 @@ class EventBatch(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[_event_pb2.RecordedEvent, _Mapping]]] = ...) -> None: ...
 
 class FellBehind(_message.Message):
-    __slots__ = ("position",)
+    __slots__ = ("position", "log_id")
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    LOG_ID_FIELD_NUMBER: _ClassVar[int]
     position: int
-    def __init__(self, position: _Optional[int] = ...) -> None: ...
+    log_id: str
+    def __init__(self, position: _Optional[int] = ..., log_id: _Optional[str] = ...) -> None: ...
 
 class CaughtUp(_message.Message):
     __slots__ = ("position", "event_id")

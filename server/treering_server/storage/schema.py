@@ -52,9 +52,12 @@ log = sa.Table(
     sa.Column("log_id", IdType, nullable=False),
     # Raised by every change of a stream's retention or deletion.
     sa.Column("generation", Long, nullable=False, server_default="0"),
-    # Where this incarnation began: PostgreSQL's system identifier and timeline, SQLite's file.
+    # Where this incarnation goes on: PostgreSQL's system identifier and timeline, or the
+    # identity of SQLite's file.
     sa.Column("system_id", sa.Text),
     sa.Column("timeline", sa.Text),
+    # SQLite: 1 while a server has the file open, so that a copy without its WAL is known.
+    sa.Column("served", sa.Integer, nullable=False, server_default="0"),
 )
 
 incarnations = sa.Table(
@@ -87,13 +90,34 @@ streams = sa.Table(
     sa.Column("id", Long, primary_key=True, autoincrement=False),
     sa.Column("name", Name, nullable=False, unique=True),
     sa.Column("category_id", sa.Integer, nullable=False),
-    # Versions go on from here where the events are gone. Appends never write it.
+    # Versions up to here are removed for good. Appends never write it.
     sa.Column("floor_version", Long, nullable=False, server_default="0"),
     sa.Column("truncate_before", Long, nullable=False, server_default="0"),
     sa.Column("max_count", Long),
     sa.Column("max_age_us", Long),
     # 0 live, 1 deleted, 2 deleted permanently.
     sa.Column("state", Small, nullable=False, server_default="0"),
+    # Versions up to here were removed by a deletion.
+    sa.Column("deleted_version", Long, nullable=False, server_default="0"),
+    # The content of versions up to here is erased.
+    sa.Column("erased_version", Long, nullable=False, server_default="0"),
+    # The log's generation at its last change of retention or deletion.
+    sa.Column("changed", Long),
+    sa.Index(
+        "streams_changed",
+        "changed",
+        sqlite_where=sa.text("changed IS NOT NULL"),
+        postgresql_where=sa.text("changed IS NOT NULL"),
+    ),
+)
+
+# Streams with a bound on age or number, or with removed events that are not erased yet: of all
+# others every event that has a record is there. A table of its own, since whether it is empty
+# is asked by every read, and no statistics can make that dear.
+removals = sa.Table(
+    "removals",
+    metadata,
+    sa.Column("stream_id", Long, primary_key=True, autoincrement=False),
 )
 
 events = sa.Table(
@@ -113,6 +137,7 @@ events = sa.Table(
     sa.Column("version", Long),
     sa.Column("id", IdType, nullable=False),
     sa.Column("category_id", sa.Integer),
+    # 0: erased.
     sa.Column("type_id", sa.Integer, nullable=False),
     # 0: the record is a RecordedEvent as it is.
     sa.Column("format", Small, nullable=False, server_default="0"),
