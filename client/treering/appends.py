@@ -94,15 +94,17 @@ class Appended:
     duplicate: bool
     """The events were there already, from an earlier append; all of this is of that one."""
     log_id: str
+    last_event_id: str = ""
+    """Id of the event at `last_position`."""
 
     @property
     def checkpoint(self) -> Checkpoint:
         """Right after the last of the events."""
-        return Checkpoint(self.log_id, self.last_position)
+        return Checkpoint(self.log_id, self.last_position, self.last_event_id)
 
     @classmethod
-    def from_proto(cls, message: pb.AppendResponse) -> "Appended":
-        """Reads the server's answer."""
+    def from_proto(cls, message: pb.AppendResponse, request: pb.AppendRequest) -> "Appended":
+        """Reads the server's answer to a request."""
         return cls(
             first_position=message.first_position,
             last_position=message.last_position,
@@ -110,6 +112,7 @@ class Appended:
             recorded_at=to_datetime(message.recorded_at),
             duplicate=message.duplicate,
             log_id=message.log_id,
+            last_event_id=_last_event_id(request),
         )
 
 
@@ -156,6 +159,15 @@ def write_append(
         )
     if expected_log_id is not None:
         message.expected_log_id = expected_log_id
+
+
+def _last_event_id(request: pb.AppendRequest) -> str:
+    """Of the event that is recorded last: those of no stream come after all others."""
+    if request.events:
+        return request.events[-1].id
+    with_events = (part for part in reversed(request.appends) if part.events)
+    last = next(with_events, None)
+    return "" if last is None else last.events[-1].id
 
 
 def _events(events: Event | Iterable[Event]) -> tuple[Event, ...]:

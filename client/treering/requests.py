@@ -1,11 +1,13 @@
-"""From the arguments of a read or a subscription to the message that travels."""
+"""From the arguments of a call to the message that travels: for all calls but append."""
 
 from datetime import datetime
 
 from treering.checkpoints import Checkpoint
 from treering.queries import Query
+from treering.streams import Retention
 from treering.times import to_duration, to_timestamp
 from treering.v1 import event_store_service_pb2 as pb
+from treering.v1 import stream_service_pb2 as stream_pb
 
 
 def read_request(
@@ -101,6 +103,37 @@ def subscribe_request(
         request.from_head = True
     if heartbeat is not None:
         request.heartbeat_interval.CopyFrom(to_duration(heartbeat))
+    return request
+
+
+def update_stream_request(name: str, retention: Retention | None) -> stream_pb.UpdateStreamRequest:
+    """The request that sets a stream's retention.
+
+    Raises:
+        ValueError: A part of the retention is out of range.
+        TypeError: The retention, or a part of it, is of the wrong type.
+    """
+    if retention is None:
+        retention = Retention()
+    elif not isinstance(retention, Retention):
+        raise TypeError(f"retention must be a Retention or None, not {type(retention).__name__}")
+    return stream_pb.UpdateStreamRequest(stream=name, retention=retention.to_proto())
+
+
+def delete_stream_request(
+    name: str, *, expected_version: int | None, expected_exists: bool, permanent: bool
+) -> stream_pb.DeleteStreamRequest:
+    """The request that deletes a stream.
+
+    Raises:
+        ValueError: Both expectations are given, or a number is out of range.
+    """
+    _at_most_one(expected_version=expected_version, expected_exists=expected_exists or None)
+    request = stream_pb.DeleteStreamRequest(stream=name, permanent=permanent)
+    if expected_version is not None:
+        request.expected_version = expected_version
+    if expected_exists:
+        request.expected_exists = True
     return request
 
 

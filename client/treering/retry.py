@@ -1,7 +1,8 @@
 """What is tried again, when, and for how long. Pure: no clock, no waiting, no network.
 
-Repeating is always safe here: reads change nothing, and the events of an append carry ids by
-which the server finds a repeat. So the question is only whether a repeat can help.
+Repeating is always safe here: reads change nothing, the events of an append carry ids by which
+the server finds a repeat, and a stream that is deleted or has its retention already stays as it
+is. So the question is only whether a repeat can help.
 
 - The server said when (`retry_after`), or the code is UNAVAILABLE, or it is overloaded: yes,
   for as long as the call has time.

@@ -54,6 +54,11 @@ def to_timedelta(duration: Duration) -> timedelta:
 
 def to_duration(seconds: float) -> Duration:
     """The message for a number of seconds."""
+    return from_timedelta(timedelta(seconds=seconds))
+
+
+def from_timedelta(span: timedelta) -> Duration:
+    """The message for a time span."""
     duration = Duration()
-    duration.FromTimedelta(timedelta(seconds=seconds))
+    duration.FromTimedelta(span)
     return duration

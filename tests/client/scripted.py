@@ -120,6 +120,11 @@ def caught_up(position: int) -> pb.SubscribeResponse:
     return pb.SubscribeResponse(caught_up=message)
 
 
+def fell_behind(position: int, log_id: str = "") -> pb.SubscribeResponse:
+    """History again, perhaps of the log's next incarnation."""
+    return pb.SubscribeResponse(fell_behind=pb.FellBehind(position=position, log_id=log_id))
+
+
 def heartbeat(position: int) -> pb.SubscribeResponse:
     """A sign of life."""
     message = pb.Heartbeat(position=position, event_id=event_id(position))
@@ -192,9 +197,10 @@ class ScriptedServer:
             ),
         }
         streams = {
-            "ListStreams": grpc.unary_unary_rpc_method_handler(
-                self._unary("ListStreams"), *_codec(stream_service_pb2.ListStreamsRequest)
+            method: grpc.unary_unary_rpc_method_handler(
+                self._unary(method), *_codec(getattr(stream_service_pb2, f"{method}Request"))
             )
+            for method in ("GetStream", "ListStreams", "UpdateStream", "DeleteStream")
         }
         self._server.add_generic_rpc_handlers(
             [

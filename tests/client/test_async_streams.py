@@ -1,11 +1,24 @@
 import time
+from datetime import timedelta
 
 import grpc
 import pytest
 
 from scripted import LOG_ID, Fail, Hang, fail
-from treering import AsyncClient, DeadlineExceeded, Deletion, Event, InvalidRequest, NotFound
+from treering import (
+    AsyncClient,
+    ClientClosed,
+    DeadlineExceeded,
+    Deletion,
+    Event,
+    InvalidRequest,
+    NotFound,
+    Retention,
+    StreamDeleted,
+    VersionConflict,
+)
 from treering.v1 import event_store_service_pb2 as pb
+from treering.v1 import failure_pb2
 from treering.v1 import stream_service_pb2 as stream_pb
 
 Code = grpc.StatusCode
@@ -88,3 +101,117 @@ async def test_asking_has_its_time(scripted):
         with pytest.raises(DeadlineExceeded):
             await client.head(timeout=0.3)
         assert time.monotonic() - begun < 3
+
+
+def info(**fields):
+    return stream_pb.StreamInfo(stream="s", **fields)
+
+
+async def test_a_new_retention_is_answered_with_the_stream(scripted):
+    kept = stream_pb.Retention(max_age={"seconds": 90}, max_count=5, truncate_before=3)
+    answer = info(version=7, first_version=5, next_version=8, retention=kept)
+    scripted.script("UpdateStream", [stream_pb.UpdateStreamResponse(stream=answer)])
+    retention = Retention(max_age=timedelta(seconds=90), max_count=5)
+    async with AsyncClient(scripted.address) as client:
+        stream = await client.update_stream("s", retention)
+    assert (stream.version, stream.first_version) == (7, 5)
+    assert stream.retention == Retention(timedelta(seconds=90), 5, 3)
+    (request,) = scripted.requests["UpdateStream"]
+    assert request.stream == "s"
+    assert request.retention == retention.to_proto()
+
+
+@pytest.mark.parametrize(
+    ("permanent", "deletion"), [(False, Deletion.DELETED), (True, Deletion.PERMANENT)]
+)
+async def test_a_deletion_is_answered_with_the_stream(scripted, permanent, deletion):
+    state = f"DELETION_STATE_{deletion.name}"
+    answer = info(next_version=8, deletion=state, recorded_at={"seconds": 1})
+    scripted.script("DeleteStream", [stream_pb.DeleteStreamResponse(stream=answer)])
+    async with AsyncClient(scripted.address) as client:
+        stream = await client.delete_stream("s", expected_version=7, permanent=permanent)
+    assert (stream.version, stream.first_version, stream.next_version) == (0, 0, 8)
+    assert stream.deletion is deletion
+    assert stream.retention is None
+    (request,) = scripted.requests["DeleteStream"]
+    assert (request.stream, request.expected_version) == ("s", 7)
+    assert request.permanent is permanent
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("UpdateStream", stream_pb.UpdateStreamResponse(stream=info(version=7))),
+        ("DeleteStream", stream_pb.DeleteStreamResponse(stream=info(next_version=8))),
+    ],
+)
+async def test_a_change_of_unknown_outcome_is_repeated_as_it_was(scripted, method, answer):
+    scripted.script(
+        method,
+        [Fail(Code.UNAVAILABLE)],
+        [fail("OUTCOME_UNKNOWN", Code.UNAVAILABLE)],
+        [fail("OVERLOADED", Code.RESOURCE_EXHAUSTED)],
+        [answer],
+    )
+    async with AsyncClient(scripted.address) as client:
+        if method == "UpdateStream":
+            await client.update_stream("s", Retention(max_count=5))
+        else:
+            await client.delete_stream("s", expected_exists=True)
+    first, *again = scripted.requests[method]
+    assert again == [first] * 3
+
+
+async def test_a_change_that_was_not_answered_may_have_been_made(scripted):
+    scripted.script("DeleteStream", [Hang()])
+    scripted.script("UpdateStream", [Hang()])
+    async with AsyncClient(scripted.address) as client:
+        for change in (
+            lambda: client.delete_stream("s", timeout=0.3),
+            lambda: client.update_stream("s", None, timeout=0.3),
+        ):
+            with pytest.raises(DeadlineExceeded) as late:
+                await change()
+            assert late.value.outcome_unknown
+
+
+async def test_a_refused_deletion_says_what_the_stream_is(scripted):
+    conflict = failure_pb2.VersionConflict(stream="s", expected_version=7, actual_version=8)
+    scripted.script(
+        "DeleteStream", [fail("VERSION_CONFLICT", Code.ABORTED, version_conflict=conflict)]
+    )
+    async with AsyncClient(scripted.address) as client:
+        with pytest.raises(VersionConflict) as refused:
+            await client.delete_stream("s", expected_version=7)
+    error = refused.value
+    assert (error.stream, error.expected_version, error.actual_version) == ("s", 7, 8)
+    assert not error.outcome_unknown
+    assert len(scripted.requests["DeleteStream"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (fail("NOT_FOUND", Code.NOT_FOUND), NotFound),
+        (fail("STREAM_DELETED", Code.FAILED_PRECONDITION), StreamDeleted),
+    ],
+)
+async def test_a_stream_that_is_not_there_has_no_retention_to_set(scripted, step, expected):
+    scripted.script("UpdateStream", [step])
+    async with AsyncClient(scripted.address) as client:
+        with pytest.raises(expected):
+            await client.update_stream("s", Retention(max_count=5))
+    assert len(scripted.requests["UpdateStream"]) == 1
+
+
+async def test_what_makes_no_sense_is_refused_before_the_server_is_asked(scripted):
+    async with AsyncClient(scripted.address) as client:
+        with pytest.raises(ValueError, match="max_count is 0"):
+            await client.update_stream("s", Retention(max_count=0))
+        with pytest.raises(TypeError, match="must be a Retention"):
+            await client.update_stream("s", timedelta(days=1))
+        with pytest.raises(ValueError, match="only one of"):
+            await client.delete_stream("s", expected_version=1, expected_exists=True)
+    assert not scripted.requests
+    with pytest.raises(ClientClosed):
+        await client.delete_stream("s")

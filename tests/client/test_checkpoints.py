@@ -27,6 +27,19 @@ def test_other_text_is_no_checkpoint(text):
         Checkpoint.from_str(text)
 
 
-def test_an_append_ends_at_a_checkpoint():
+@pytest.mark.parametrize(
+    ("appends", "events"),
+    [
+        ([["a", EVENT]], []),
+        ([["a", EVENT], []], []),
+        ([["a"], ["b"]], ["c", EVENT]),
+        ([], [EVENT]),
+    ],
+)
+def test_an_append_ends_at_a_whole_checkpoint(appends, events):
     answer = pb.AppendResponse(first_position=1, last_position=2, log_id=LOG)
-    assert Appended.from_proto(answer).checkpoint == Checkpoint(LOG, 2)
+    request = pb.AppendRequest(
+        appends=[{"events": [{"id": each} for each in ids]} for ids in appends],
+        events=[{"id": each} for each in events],
+    )
+    assert Appended.from_proto(answer, request).checkpoint == Checkpoint(LOG, 2, EVENT)

@@ -1,11 +1,17 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from treering import Checkpoint, Condition, Event, Query, StreamAppend
+from treering import Checkpoint, Condition, Event, Query, Retention, StreamAppend
 from treering.appends import write_append
-from treering.requests import read_request, subscribe_request
+from treering.requests import (
+    delete_stream_request,
+    read_request,
+    subscribe_request,
+    update_stream_request,
+)
 from treering.v1 import event_store_service_pb2 as pb
+from treering.v1 import stream_service_pb2 as stream_pb
 
 READ = {
     "stream": None,
@@ -163,3 +169,80 @@ def test_only_events_are_appended():
         append_request("s", "A")
     with pytest.raises(TypeError, match="StreamAppend, not Event"):
         append_request([Event("A")])
+
+
+DELETE = {"expected_version": None, "expected_exists": False, "permanent": False}
+
+
+def test_a_retention_is_sent_whole():
+    age = timedelta(days=2, seconds=3, microseconds=4)
+    request = update_stream_request("s", Retention(max_age=age, max_count=5, truncate_before=6))
+    assert request == stream_pb.UpdateStreamRequest(
+        stream="s",
+        retention={
+            "max_age": {"seconds": 2 * 86_400 + 3, "nanos": 4000},
+            "max_count": 5,
+            "truncate_before": 6,
+        },
+    )
+    assert Retention.from_proto(request.retention) == Retention(age, 5, 6)
+
+
+@pytest.mark.parametrize("retention", [None, Retention()])
+def test_for_ever_is_a_retention_with_no_part(retention):
+    request = update_stream_request("s", retention)
+    assert request == stream_pb.UpdateStreamRequest(stream="s", retention={})
+    assert not request.retention.HasField("max_age")
+    assert not request.retention.HasField("max_count")
+
+
+@pytest.mark.parametrize(
+    "retention",
+    [
+        Retention(max_age=timedelta(0)),
+        Retention(max_age=timedelta(microseconds=-1)),
+        Retention(max_count=0),
+        Retention(max_count=-1),
+        Retention(max_count=2**64),
+        Retention(truncate_before=-1),
+    ],
+    ids=repr,
+)
+def test_a_retention_that_can_not_be_is_refused_here(retention):
+    with pytest.raises(ValueError):
+        update_stream_request("s", retention)
+
+
+@pytest.mark.parametrize("retention", [Retention(max_age=90), timedelta(days=1), {"max_count": 1}])
+def test_a_retention_of_the_wrong_type_is_refused_here(retention):
+    with pytest.raises(TypeError):
+        update_stream_request("s", retention)
+
+
+@pytest.mark.parametrize(
+    ("given", "fields"),
+    [
+        ({}, {}),
+        ({"expected_version": 0}, {"expected_version": 0}),
+        ({"expected_version": 7, "permanent": True}, {"expected_version": 7, "permanent": True}),
+        ({"expected_exists": True}, {"expected_exists": True}),
+    ],
+)
+def test_of_a_deletion_only_what_was_given_is_sent(given, fields):
+    request = delete_stream_request("s", **(DELETE | given))
+    assert request == stream_pb.DeleteStreamRequest(stream="s", **fields)
+    expectation = next((each for each in given if each.startswith("expected")), None)
+    assert request.WhichOneof("expectation") == expectation
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"expected_version": 0, "expected_exists": True},
+        {"expected_version": -1},
+        {"expected_version": 2**64},
+    ],
+)
+def test_a_deletion_that_can_not_be_is_refused_here(given):
+    with pytest.raises(ValueError):
+        delete_stream_request("s", **(DELETE | given))

@@ -16,8 +16,13 @@ from treering.channels import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, Options
 from treering.checkpoints import Checkpoint, Head
 from treering.events import Event
 from treering.queries import Query
-from treering.requests import read_request, subscribe_request
-from treering.streams import Stream
+from treering.requests import (
+    delete_stream_request,
+    read_request,
+    subscribe_request,
+    update_stream_request,
+)
+from treering.streams import Retention, Stream
 from treering.v1 import event_store_service_pb2 as pb
 from treering.v1 import stream_service_pb2 as stream_pb
 
@@ -136,7 +141,8 @@ class AsyncClient:
             conditions=conditions,
             expected_log_id=expected_log_id,
         )
-        return Appended.from_proto(await self._appender.append(request, timeout))
+        response = await self._appender.append(request, timeout)
+        return Appended.from_proto(response, request)
 
     def read(
         self,
@@ -305,7 +311,8 @@ class AsyncClient:
             timeout: Seconds, repeats included. None: the client's; `math.inf`: no end.
 
         Raises:
-            NotFound: It was never written to. (One that was deleted is found.)
+            NotFound: It was never written to. (One that was deleted is found, and so is a name
+                that was deleted for good.)
             InvalidRequest: That can't be a stream's name.
             Unavailable, DeadlineExceeded, ResourceExhausted: No answer in time.
             ClientClosed: The client was closed.
@@ -349,6 +356,108 @@ class AsyncClient:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    async def update_stream(
+        self, name: str, retention: Retention | None, *, timeout: float | None = None
+    ) -> Stream:
+        """Sets how long a stream's events are kept, in place of all that was set before.
+
+        ```python
+        await client.update_stream("sensor-7", Retention(max_age=timedelta(days=30)))
+        stream = await client.stream("sensor-7")
+        more = replace(stream.retention or Retention(), max_count=1000)  # from dataclasses
+        await client.update_stream("sensor-7", more)
+        await client.update_stream("sensor-7", None)
+        ```
+
+        What the new retention excludes can't be read from now on, by anybody, and its content
+        is erased soon after; what the old one excluded is gone for good. So a wider retention
+        keeps more of what is to come, but brings nothing back. The stream's version stays.
+
+        Repeating it is safe, and is what to do when the outcome is unknown.
+
+        Args:
+            name: Of the stream.
+            retention: All of it: a part that is not given ends, but for `truncate_before`,
+                which never goes down. None: the same as `Retention()`, for ever.
+            timeout: Seconds, repeats included. None: the client's; `math.inf`: no end.
+
+        Returns:
+            The stream as it is then.
+
+        Raises:
+            NotFound: It was never written to, or is deleted.
+            StreamDeleted: It was deleted for good.
+            InvalidRequest: `truncate_before` is above the stream's version + 1, or that can't
+                be a stream's name.
+            DeadlineExceeded: No answer in time: it may have been done.
+            Unavailable, ResourceExhausted: The server can't be reached or can't take it now,
+                and the time for repeats is over.
+            ReadOnly: The database takes no writes.
+            ClientClosed: The client was closed.
+            ValueError: An age that is not above 0, a count of 0, or a number out of range.
+            TypeError: The retention is of the wrong type.
+        """
+        request = update_stream_request(name, retention)
+        method = self._connection.channel().streams.UpdateStream
+        response = await self._connection.unary(method, request, timeout)
+        return Stream.from_proto(response.stream)
+
+    async def delete_stream(
+        self,
+        name: str,
+        *,
+        expected_version: int | None = None,
+        expected_exists: bool = False,
+        permanent: bool = False,
+        timeout: float | None = None,
+    ) -> Stream:
+        """Deletes a stream: nobody can read its events from now on, in the stream, by a query
+        or in the whole log, and their content is erased soon after. It can't be undone.
+
+        ```python
+        await client.delete_stream("cart-7", expected_version=reading.stream_version)
+        await client.delete_stream("customer-7", permanent=True)
+        ```
+
+        The name can be used again, unless `permanent` is given: the stream then begins with
+        no events, but its versions go on (`Stream.next_version`). A stream that was never
+        written to, or is deleted already, stays as it is; that is no error.
+
+        Repeating it is safe, and is what to do when the outcome is unknown: an expectation is
+        met by a stream that is deleted, too, if it had that version last. With no expectation,
+        a repeat also deletes what was appended since the first attempt.
+
+        Args:
+            name: Of the stream.
+            expected_version: Only if the stream has this version, so that nothing is deleted
+                that was not seen. None: any.
+            expected_exists: True: only if it has events. False: also if it has none.
+            permanent: The name can never be used again, also if it never was.
+            timeout: Seconds, repeats included. None: the client's; `math.inf`: no end.
+
+        Returns:
+            The stream as it is then.
+
+        Raises:
+            VersionConflict: The expectation is not met; nothing was deleted.
+            InvalidRequest: That can't be a stream's name.
+            DeadlineExceeded: No answer in time: it may have been done.
+            Unavailable, ResourceExhausted: The server can't be reached or can't take it now,
+                and the time for repeats is over.
+            ReadOnly: The database takes no writes.
+            ClientClosed: The client was closed.
+            ValueError: Both expectations are given, or a number is out of range.
+        """
+        request = delete_stream_request(
+            name,
+            expected_version=expected_version,
+            expected_exists=expected_exists,
+            permanent=permanent,
+        )
+        method = self._connection.channel().streams.DeleteStream
+        response = await self._connection.unary(method, request, timeout)
+        return Stream.from_proto(response.stream)
 
     async def close(self, grace: float = 5.0) -> None:
         """Closes the connection. Subscriptions end; reads that are not at their end raise
