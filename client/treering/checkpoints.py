@@ -92,11 +92,15 @@ class CaughtUp:
 
 @dataclass(frozen=True, slots=True)
 class FellBehind:
-    """The subscriber reads more slowly than events come, and gets history again. Nothing is
-    lost; `CaughtUp` follows when it has caught up."""
+    """The subscriber gets history again: it reads more slowly than events come, or the log
+    began a new incarnation (a failover, a restore) that has all it was sent. Nothing is lost;
+    `CaughtUp` follows when it has caught up."""
 
     position: int
     """Events after this position follow."""
+    log_id: str = ""
+    """Id of the log's new incarnation, which is that of the subscription's checkpoint from here
+    on. Empty: it is still the same."""
 
 
 @dataclass(frozen=True, slots=True)

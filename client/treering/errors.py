@@ -33,9 +33,9 @@ A failure of a kind that this version does not know is of the class for its code
 `OutOfRange`, …), else a plain `TreeringError`: decide by `code` then.
 
 What may pass by itself was tried again before it was raised, until the call's timeout. After
-an append has failed, `outcome_unknown` says whether it may have been recorded all the same;
-then append the same events again, with the same ids: what was recorded is found by them and
-answered with `duplicate=True`.
+a call that writes has failed, `outcome_unknown` says whether it may have been carried out all
+the same; then repeat it. An append: the same events, with the same ids: what was recorded is
+found by them and answered with `duplicate=True`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,8 +62,8 @@ class TreeringError(Exception):
         reason: The kind, as in `"VERSION_CONFLICT"`. Empty: the server gave none, as when it
             could not be reached.
         retry_after: Seconds to wait before a repeat can help. None: the server said nothing.
-        outcome_unknown: Whether an append that failed with this may have been recorded all the
-            same. Means nothing for calls that write nothing.
+        outcome_unknown: Whether what failed with this (an append, a new retention, a deletion)
+            may have been carried out all the same. Means nothing for calls that write nothing.
     """
 
     def __init__(
@@ -105,16 +105,17 @@ class Conflict(TreeringError):
 
 
 class VersionConflict(Conflict):
-    """A stream's expectation is not met; nothing was written. Load again, decide again."""
+    """A stream's expectation is not met; nothing was written, or deleted. Load again, decide
+    again."""
 
     stream: str = ""
-    """The first stream, in the order of the append, whose expectation is not met."""
+    """The stream; of several the first, in the order of the append."""
     expected_version: int | None = None
     """What was expected; None if `expected_exists` was."""
     expected_exists: bool | None = None
     """What was expected; None if `expected_version` was."""
     actual_version: int = 0
-    """What it is. 0: no such stream."""
+    """What it is. 0: no such stream, or deleted."""
 
 
 class ConditionFailed(Conflict):
@@ -154,7 +155,9 @@ class EventIdConflict(AlreadyExists):
 
 
 class NotFound(TreeringError):
-    """There is no such stream, consumer group or log."""
+    """There is no such stream, consumer group or log. A stream is there once it was written to;
+    one that is deleted can be asked about, but has no retention to change: append to it
+    first."""
 
 
 class OutOfRange(TreeringError):
@@ -172,7 +175,8 @@ class _LogFacts(TreeringError):
 
 class PositionAheadOfLog(OutOfRange, _LogFacts):
     """A position or version is after the end: the checkpoint is of another log, or of a later
-    state of this one (as after a restore)."""
+    state of this one (as after a restore). Check which server is called; if it is the right
+    one, its log lost its end: rebuild what was made of events, from the beginning."""
 
 
 class FailedPrecondition(TreeringError):
@@ -180,24 +184,44 @@ class FailedPrecondition(TreeringError):
 
 
 class StreamDeleted(FailedPrecondition):
-    """The stream was deleted for good; its name can't be used again."""
+    """The stream was deleted for good; its name can't be used again. Use another name; a
+    subscription to it is over."""
 
 
 class LogMismatch(FailedPrecondition, _LogFacts):
     """The log never had the id that was expected: the checkpoint or the decision is of another
-    log."""
+    log. Check which server is called; if it is the right one, rebuild what was made of events,
+    from the beginning."""
 
 
 class LogDiverged(FailedPrecondition, _LogFacts):
     """The log lost its end (a failover, a restore) and went another way: what was seen after
     `last_common_position` is void.
 
-    A consumer undoes what it made of later events, or begins anew, and goes on from
-    `last_common_position` with the new `log_id`. An append: load again, decide again.
+    A consumer undoes what it made of later events and goes on from there, under the new id:
+
+    ```python
+    except LogDiverged as lost:
+        read_model.undo_after(lost.last_common_position)
+        checkpoint = Checkpoint(lost.log_id, lost.last_common_position)
+    ```
+
+    Or, where it can't undo, it rebuilds all from the beginning (`Checkpoint(lost.log_id, 0)`).
+    A repeat of the same call never helps. An append: load again, decide again.
     """
 
     last_common_position: int = 0
-    """Up to here, what was seen is still the log's."""
+    """Up to here, what was seen is still the log's. 0: nothing for sure: rebuild."""
+
+    def __str__(self) -> str:
+        undo = (
+            f"undo what was made of events after position {self.last_common_position}, or "
+            "rebuild it all"
+            if self.last_common_position
+            else "rebuild what was made of events"
+        )
+        go_on = f"Checkpoint({self.log_id!r}, {self.last_common_position})"
+        return f"{super().__str__()}. Consumers: {undo}; then go on after {go_on}."
 
 
 class ReadOnly(FailedPrecondition):
@@ -234,7 +258,7 @@ class ShuttingDown(Unavailable):
 
 
 class OutcomeUnknown(Unavailable):
-    """The database went away in the commit: the append may have been recorded."""
+    """The database went away in the commit: what was to be written may have been. Repeat it."""
 
 
 class MinPositionNotReached(Unavailable, _LogFacts):
@@ -243,7 +267,7 @@ class MinPositionNotReached(Unavailable, _LogFacts):
 
 
 class DeadlineExceeded(TreeringError):
-    """No answer within the timeout. An append may have been recorded."""
+    """No answer within the timeout. What was to be written may have been: repeat it."""
 
 
 class ServerDefect(TreeringError):

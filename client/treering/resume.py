@@ -95,6 +95,10 @@ class SubscriptionProgress:
         self._log_id = started.log_id
         self._started = True
 
+    def forked(self, log_id: str) -> None:
+        """Notes that the log goes on under another id, after all that was seen."""
+        self._log_id = log_id
+
     def reached(self, position: int, event_id: str) -> None:
         """Notes that everything up to a position was handed out or looked at."""
         self._position = position

@@ -15,6 +15,7 @@ from scripted import (
     event_id,
     events,
     fail,
+    fell_behind,
     heartbeat,
     started,
 )
@@ -31,10 +32,12 @@ from treering import (
     RecordedEvent,
     ServerDefect,
     Started,
+    StreamAppend,
     StreamDeleted,
     Unavailable,
 )
 from treering.v1 import event_store_service_pb2 as pb
+from treering.v1 import failure_pb2
 from waiting_async import eventually
 
 Code = grpc.StatusCode
@@ -271,8 +274,7 @@ async def test_it_may_not_end_well(scripted):
 
 async def test_what_a_later_version_says_is_passed_over(scripted):
     later = pb.SubscribeResponse.FromString(b"\xfa\x01\x02hi")
-    fell_behind = pb.SubscribeResponse(fell_behind=pb.FellBehind(position=1))
-    scripted.script("Subscribe", [started(), later, events(1), caught_up(1), fell_behind])
+    scripted.script("Subscribe", [started(), later, events(1), caught_up(1), fell_behind(1)])
     async with AsyncClient(scripted.address) as client, client.subscribe() as subscription:
         assert await take(subscription, 4) == [Started, 1, CaughtUp, FellBehind]
         assert not subscription.caught_up
@@ -336,6 +338,72 @@ async def test_a_log_under_a_new_id_is_followed(scripted):
     async with AsyncClient(scripted.address) as client, client.subscribe() as subscription:
         assert await take(subscription, 4) == [Started, 1, Started, 2]
         assert subscription.checkpoint.log_id == OTHER_LOG_ID
+
+
+async def test_a_log_that_forks_while_it_is_followed_goes_on_under_its_new_id(scripted):
+    scripted.script(
+        "Subscribe",
+        [
+            *(started(), events(1, 2), caught_up(2), fell_behind(2, OTHER_LOG_ID)),
+            *(caught_up(2), Fail(Code.UNAVAILABLE)),
+        ],
+        [started(2, log_id=OTHER_LOG_ID), events(3)],
+    )
+    async with AsyncClient(scripted.address) as client, client.subscribe() as subscription:
+        assert await take(subscription, 4) == [Started, 1, 2, CaughtUp]
+        assert subscription.checkpoint == Checkpoint(LOG_ID, 2, event_id(2))
+        assert await anext(subscription) == FellBehind(2, OTHER_LOG_ID)
+        assert subscription.checkpoint == Checkpoint(OTHER_LOG_ID, 2, event_id(2))
+        assert not subscription.caught_up
+        assert await anext(subscription) == CaughtUp(subscription.checkpoint)
+        assert await take(subscription, 2) == [Started, 3]
+    again = scripted.requests["Subscribe"][1]
+    assert again.after_position == 2
+    assert again.after_event_id == event_id(2)
+    assert again.expected_log_id == OTHER_LOG_ID
+
+
+async def test_falling_behind_leaves_the_log_id(scripted):
+    scripted.script("Subscribe", [started(), events(1), fell_behind(1)])
+    async with AsyncClient(scripted.address) as client, client.subscribe() as subscription:
+        assert await take(subscription, 2) == [Started, 1]
+        assert await anext(subscription) == FellBehind(1, "")
+        assert subscription.checkpoint == Checkpoint(LOG_ID, 1, event_id(1))
+
+
+async def test_a_whole_checkpoint_is_passed_and_what_was_lost_is_told(scripted):
+    state = failure_pb2.LogState(log_id=OTHER_LOG_ID, head_position=6, last_common_position=5)
+    diverged = fail("LOG_DIVERGED", Code.FAILED_PRECONDITION, log_state=state)
+    scripted.script("Subscribe", [diverged], [started(5, log_id=OTHER_LOG_ID), events(6)])
+    checkpoint = Checkpoint(LOG_ID, 7, event_id(7))
+    async with AsyncClient(scripted.address) as client:
+        with pytest.raises(LogDiverged) as lost:
+            await anext(client.subscribe(after=checkpoint))
+        assert (lost.value.log_id, lost.value.last_common_position) == (OTHER_LOG_ID, 5)
+        checkpoint = Checkpoint(lost.value.log_id, lost.value.last_common_position)
+        async with client.subscribe(after=checkpoint) as subscription:
+            assert await take(subscription, 2) == [Started, 6]
+    first, second = scripted.requests["Subscribe"]
+    assert (first.expected_log_id, first.after_position) == (LOG_ID, 7)
+    assert first.after_event_id == event_id(7)
+    assert (second.expected_log_id, second.after_position) == (OTHER_LOG_ID, 5)
+    assert second.after_event_id == ""
+
+
+async def test_an_append_is_a_checkpoint_to_go_on_from(address, name):
+    async with AsyncClient(address) as client:
+        parts = [
+            StreamAppend(name, [Event("A"), Event("B")]),
+            StreamAppend(f"{name}-2", Event("C")),
+        ]
+        appended = await client.append(parts)
+        assert appended.checkpoint.event_id == str(parts[1].events[0].id)
+        await client.append(name, Event("D"))
+        query = Query(stream_prefixes=name)
+        async with client.subscribe(query=query, after=appended.checkpoint) as subscription:
+            async for event in subscription.events():
+                assert event.type == "D"
+                break
 
 
 async def fail_at_the_second(subscription):

@@ -103,8 +103,27 @@ def test_a_failure_becomes_its_exception_with_its_facts(reason):
     assert type(error) is errors.BY_REASON[reason]
     assert (error.code, error.reason) == (ABORTED, reason)
     assert {name: getattr(error, name) for name in facts} == facts
-    assert str(error) == f"{reason}: because of {reason}"
+    assert str(error).startswith(f"{reason}: because of {reason}")
     assert error.retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("last_common_position", "said"),
+    [
+        (5, "undo what was made of events after position 5, or rebuild it all"),
+        (0, "rebuild what was made of events"),
+    ],
+)
+def test_a_log_that_diverged_says_what_a_consumer_has_to_do(last_common_position, said):
+    state = pb.LogState(log_id="l", head_position=7, last_common_position=last_common_position)
+    step = fail("LOG_DIVERGED", grpc.StatusCode.FAILED_PRECONDITION, log_state=state)
+    error = errors.from_status(step.code, "", step.all_trailers())
+    go_on = treering.Checkpoint(error.log_id, error.last_common_position)
+    assert go_on == treering.Checkpoint("l", last_common_position)
+    assert str(error) == (
+        f"LOG_DIVERGED: because of LOG_DIVERGED. Consumers: {said}; "
+        f"then go on after Checkpoint('l', {last_common_position})."
+    )
 
 
 def test_what_was_expected_may_be_existence():

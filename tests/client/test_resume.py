@@ -129,3 +129,14 @@ def test_a_log_that_forked_later_is_followed_under_its_new_id():
     progress = SubscriptionProgress(subscribe(**start))
     progress.accepted(accepted(7, OTHER_LOG_ID))
     assert progress.checkpoint == Checkpoint(OTHER_LOG_ID, 7, event_id(7))
+
+
+def test_a_log_that_forks_meanwhile_is_gone_on_with_under_its_new_id():
+    progress = SubscriptionProgress(subscribe())
+    progress.accepted(accepted(0))
+    progress.reached(7, event_id(7))
+    progress.forked(OTHER_LOG_ID)
+    assert progress.checkpoint == Checkpoint(OTHER_LOG_ID, 7, event_id(7))
+    assert progress.next_request() == subscribe(
+        after_position=7, after_event_id=event_id(7), expected_log_id=OTHER_LOG_ID
+    )

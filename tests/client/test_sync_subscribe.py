@@ -18,6 +18,7 @@ from scripted import (
     event_id,
     events,
     fail,
+    fell_behind,
     heartbeat,
     started,
 )
@@ -34,10 +35,12 @@ from treering import (
     RecordedEvent,
     ServerDefect,
     Started,
+    StreamAppend,
     StreamDeleted,
     Unavailable,
 )
 from treering.v1 import event_store_service_pb2 as pb
+from treering.v1 import failure_pb2
 from waiting_sync import eventually
 
 Code = grpc.StatusCode
@@ -274,8 +277,7 @@ def test_it_may_not_end_well(scripted):
 
 def test_what_a_later_version_says_is_passed_over(scripted):
     later = pb.SubscribeResponse.FromString(b"\xfa\x01\x02hi")
-    fell_behind = pb.SubscribeResponse(fell_behind=pb.FellBehind(position=1))
-    scripted.script("Subscribe", [started(), later, events(1), caught_up(1), fell_behind])
+    scripted.script("Subscribe", [started(), later, events(1), caught_up(1), fell_behind(1)])
     with Client(scripted.address) as client, client.subscribe() as subscription:
         assert take(subscription, 4) == [Started, 1, CaughtUp, FellBehind]
         assert not subscription.caught_up
@@ -339,6 +341,72 @@ def test_a_log_under_a_new_id_is_followed(scripted):
     with Client(scripted.address) as client, client.subscribe() as subscription:
         assert take(subscription, 4) == [Started, 1, Started, 2]
         assert subscription.checkpoint.log_id == OTHER_LOG_ID
+
+
+def test_a_log_that_forks_while_it_is_followed_goes_on_under_its_new_id(scripted):
+    scripted.script(
+        "Subscribe",
+        [
+            *(started(), events(1, 2), caught_up(2), fell_behind(2, OTHER_LOG_ID)),
+            *(caught_up(2), Fail(Code.UNAVAILABLE)),
+        ],
+        [started(2, log_id=OTHER_LOG_ID), events(3)],
+    )
+    with Client(scripted.address) as client, client.subscribe() as subscription:
+        assert take(subscription, 4) == [Started, 1, 2, CaughtUp]
+        assert subscription.checkpoint == Checkpoint(LOG_ID, 2, event_id(2))
+        assert next(subscription) == FellBehind(2, OTHER_LOG_ID)
+        assert subscription.checkpoint == Checkpoint(OTHER_LOG_ID, 2, event_id(2))
+        assert not subscription.caught_up
+        assert next(subscription) == CaughtUp(subscription.checkpoint)
+        assert take(subscription, 2) == [Started, 3]
+    again = scripted.requests["Subscribe"][1]
+    assert again.after_position == 2
+    assert again.after_event_id == event_id(2)
+    assert again.expected_log_id == OTHER_LOG_ID
+
+
+def test_falling_behind_leaves_the_log_id(scripted):
+    scripted.script("Subscribe", [started(), events(1), fell_behind(1)])
+    with Client(scripted.address) as client, client.subscribe() as subscription:
+        assert take(subscription, 2) == [Started, 1]
+        assert next(subscription) == FellBehind(1, "")
+        assert subscription.checkpoint == Checkpoint(LOG_ID, 1, event_id(1))
+
+
+def test_a_whole_checkpoint_is_passed_and_what_was_lost_is_told(scripted):
+    state = failure_pb2.LogState(log_id=OTHER_LOG_ID, head_position=6, last_common_position=5)
+    diverged = fail("LOG_DIVERGED", Code.FAILED_PRECONDITION, log_state=state)
+    scripted.script("Subscribe", [diverged], [started(5, log_id=OTHER_LOG_ID), events(6)])
+    checkpoint = Checkpoint(LOG_ID, 7, event_id(7))
+    with Client(scripted.address) as client:
+        with pytest.raises(LogDiverged) as lost:
+            next(client.subscribe(after=checkpoint))
+        assert (lost.value.log_id, lost.value.last_common_position) == (OTHER_LOG_ID, 5)
+        checkpoint = Checkpoint(lost.value.log_id, lost.value.last_common_position)
+        with client.subscribe(after=checkpoint) as subscription:
+            assert take(subscription, 2) == [Started, 6]
+    first, second = scripted.requests["Subscribe"]
+    assert (first.expected_log_id, first.after_position) == (LOG_ID, 7)
+    assert first.after_event_id == event_id(7)
+    assert (second.expected_log_id, second.after_position) == (OTHER_LOG_ID, 5)
+    assert second.after_event_id == ""
+
+
+def test_an_append_is_a_checkpoint_to_go_on_from(address, name):
+    with Client(address) as client:
+        parts = [
+            StreamAppend(name, [Event("A"), Event("B")]),
+            StreamAppend(f"{name}-2", Event("C")),
+        ]
+        appended = client.append(parts)
+        assert appended.checkpoint.event_id == str(parts[1].events[0].id)
+        client.append(name, Event("D"))
+        query = Query(stream_prefixes=name)
+        with client.subscribe(query=query, after=appended.checkpoint) as subscription:
+            for event in subscription.events():
+                assert event.type == "D"
+                break
 
 
 def fail_at_the_second(subscription):

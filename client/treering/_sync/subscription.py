@@ -202,7 +202,9 @@ class Subscription:
                 )
             case "fell_behind":
                 self._caught_up = False
-                return FellBehind(response.fell_behind.position)
+                if response.fell_behind.log_id:
+                    self._progress.forked(response.fell_behind.log_id)
+                return FellBehind(response.fell_behind.position, response.fell_behind.log_id)
             case _:
                 return None
 
