@@ -62,11 +62,13 @@ class CommandLine:
         )
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
-    def start(self, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
+    def start(
+        self, *arguments: str, stdin: int = subprocess.DEVNULL, **options: Any
+    ) -> "subprocess.Popen[str]":
         """Starts a command, for a test that does not wait for its end."""
         return subprocess.Popen(
             [*COMMAND, *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -87,9 +89,13 @@ class CommandLine:
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def in_terminal(
-        self, *arguments: str, columns: int = 140, env: dict[str, str] | None = None
+        self,
+        *arguments: str,
+        columns: int = 140,
+        env: dict[str, str] | None = None,
+        typed: str = "",
     ) -> Ended:
-        """Runs a command in a terminal, which shows both of its outputs."""
+        """Runs a command in a terminal, which shows both of its outputs, and what is typed."""
         controller, terminal = pty.openpty()
         process = subprocess.Popen(
             [*COMMAND, *arguments],
@@ -101,6 +107,7 @@ class CommandLine:
             ),
         )
         os.close(terminal)
+        os.write(controller, typed.encode())
         shown = b""
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:

@@ -29,7 +29,10 @@ def test_all_commands_are_listed(treering: Any) -> None:
     assert sorted(listed) == sorted(COMMANDS)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "streams list", "streams show"])
+@pytest.mark.parametrize(
+    "command",
+    [*COMMANDS, *(f"streams {each}" for each in ("list", "show", "retention", "delete"))],
+)
 def test_every_command_has_help(treering: Any, command: str) -> None:
     shown = treering(*command.split(), "--help").ok()
     assert f"Usage: treering {command}" in shown
@@ -79,7 +82,7 @@ def test_the_version(treering: Any) -> None:
             "read --all --after-time 2026-01-01T00:00:00.1234567Z",
         ),
         *("subscribe", "subscribe --all --from-head --after-position 1", "import"),
-        *("streams --limit 1 show a", "streams nonsense"),
+        *("streams --limit 1 show a", "streams nonsense", "streams retention", "streams delete"),
         *("serve --readers x", "serve --readers 0", "serve --log-level loud", "migrate --listen a"),
     ],
 )

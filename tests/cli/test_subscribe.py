@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from treering import Client
+from treering import Client, LogDiverged
 from treering.checkpoints import Checkpoint
+from treering.cli.following import CheckpointFile
 from treering.events import Event
 
 
@@ -144,6 +145,31 @@ def test_a_checkpoint_of_another_log_is_refused(treering: Any, tmp_path: Path) -
     file = tmp_path / "checkpoint"
     file.write_text(f"{uuid.uuid4()}/1/{uuid.uuid4()}\n")
     assert "[LOG_MISMATCH]" in treering("subscribe", "--all", "--checkpoint", str(file)).refused()
+
+
+def test_a_checkpoint_beyond_a_lost_end_is_left_and_what_to_do_is_said(
+    treering: Any, name: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "checkpoint"
+    append(treering, name, 1)
+    with Client(treering.address) as client:
+        head = client.head()
+    text = f"{Checkpoint(head.log_id, head.position, str(uuid.uuid4()))}\n"
+    file.write_text(text)
+    error = treering("subscribe", "--all", "--checkpoint", str(file)).refused()
+    assert f"what was printed of later events is void: to begin anew, remove {file}" in error
+    assert error.endswith("[LOG_DIVERGED]\n")
+    assert len(error.splitlines()) == 1
+    assert file.read_text() == text
+
+
+def test_where_the_log_forked_it_can_be_gone_on_from(tmp_path: Path) -> None:
+    file = CheckpointFile(tmp_path / "checkpoint")
+    told = file.told_of_loss(LogDiverged("it forked", log_id="l", last_common_position=7))
+    assert told == (
+        "it forked; what was printed of later events is void: to go on from there, put l/7/ into "
+        f"{tmp_path}/checkpoint; to begin anew, remove {tmp_path}/checkpoint"
+    )
 
 
 def test_it_goes_on_over_a_restart(

@@ -18,8 +18,13 @@ from treering_server.services.statuses import CODES
 IN_COMMON = {"--server", "--json", "--help", "-h", "--version"}
 """Options that are said once for all commands."""
 WHICH_EVENTS = {"--stream", "--type", "--tag", "--category", "--prefix", "--all", "--query"}
-ALIASES = {"list": "streams", "show": "streams"}
-"""Commands that have no section of their own."""
+SECTIONS = {
+    "list": "streams",
+    "show": "streams",
+    "retention": "streams retention",
+    "delete": "streams delete",
+}
+"""Where commands that are within another are described."""
 
 
 def text_of(page: Path) -> str:
@@ -134,9 +139,9 @@ PAGE = DOCS / "reference" / "cli.md"
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_option_is_described(name: str) -> None:
-    section = sections(PAGE)[f"treering {ALIASES.get(name, name)}"]
+    section = sections(PAGE)[f"treering {SECTIONS.get(name, name)}"]
     options = options_of(COMMANDS[name]) - IN_COMMON
-    if name in ALIASES:
+    if name in SECTIONS:
         assert f"treering streams {name}" in section
     if name == "serve":
         settings = {f"--{each.replace('_', '-')}" for each in Settings.model_fields}
@@ -152,7 +157,7 @@ def test_every_command_and_option_is_described(name: str) -> None:
 
 @pytest.mark.parametrize("heading", [name for name in sections(PAGE) if name != "In common"])
 def test_what_is_described_is_there(heading: str) -> None:
-    name = heading.removeprefix("treering ")
+    name = heading.rpartition(" ")[2]
     options = options_of(COMMANDS[name]) | IN_COMMON
     for cells in rows(sections(PAGE)[heading]):
         for option in re.findall(r"`(--?[a-z-]+)", cells[0]):

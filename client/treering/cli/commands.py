@@ -5,7 +5,6 @@ is used.
 """
 
 import io
-import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -16,43 +15,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from treering.cli import service
+from treering.cli import service, streams
+from treering.cli.calling import DEFAULT_SERVER, Json, Server, open_client, reach
 from treering.cli.exits import Failed, Misused, ends_well, sentence
 from treering.cli.sources import Source, number_option, parse_option_time, takes_source
 
 if TYPE_CHECKING:
-    from treering import Client, Head, Subscription
+    from treering import Subscription
     from treering.cli.following import CheckpointFile
     from treering.cli.output import EventPrinter
 
-DEFAULT_SERVER = "127.0.0.1:7464"
-
-FEW_ATTEMPTS = 6
-"""About a second: long enough for a server that is just starting, and short enough for a person
-who named the wrong one."""
 PATIENCE_SECONDS = 60.0
 """How long an import or an export under way waits for a server that is away."""
 SILENCE_SECONDS = 30.0
 """After so long without a sign of life a subscription connects anew."""
-
-Server = Annotated[
-    str,
-    typer.Option(
-        "--server", envvar="TREERING_SERVER", metavar="HOST:PORT", help="Which server to call."
-    ),
-]
-Json = Annotated[
-    bool,
-    typer.Option("--json", help="JSON lines, as when the output is no terminal."),
-]
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # a defect of ours is best shown as Python shows it
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-streams_app = typer.Typer(help="Show which streams there are.")
-app.add_typer(streams_app, name="streams")
+app.add_typer(streams.app, name="streams")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -86,19 +69,6 @@ def treering(
     ] = False,
 ) -> None:
     """Treering, an event store: serve it, write to it, read it, follow it."""
-
-
-def _client(server: str) -> "Client":
-    """For a command that a person waits for."""
-    from treering import Client
-
-    return Client(server, max_attempts=FEW_ATTEMPTS)
-
-
-def _reach(server: str) -> "Head":
-    """Makes sure that the server is there, before a long run that would wait for it."""
-    with _client(server) as client:
-        return client.head()
 
 
 @app.command()
@@ -168,7 +138,7 @@ def append(
         )
     except ValueError as error:
         raise Misused(f"--id: {error}" if id is not None else str(error)) from None
-    with _client(server) as client:
+    with open_client(server) as client:
         appended = client.append(
             stream,
             event,
@@ -241,7 +211,7 @@ def read(
         raise Misused("--after-version is about one --stream")
     as_json = output.wants_json(json)
     printer = output.event_printer(as_json=as_json, one_stream=source.stream is not None)
-    with _client(server) as client:
+    with open_client(server) as client:
         reading = client.read(
             source.stream,
             query=source.query,
@@ -293,6 +263,7 @@ def subscribe(
 
     Without --follow it ends when all that was recorded so far is printed.
     """
+    from treering import LogDiverged
     from treering.cli import output
     from treering.cli.following import SAVE_SECONDS, CheckpointFile
 
@@ -307,7 +278,7 @@ def subscribe(
     as_json = output.wants_json(json)
     printer = output.event_printer(as_json=as_json, one_stream=source.stream is not None)
     with (
-        _client(server) as client,
+        open_client(server) as client,
         client.subscribe(
             source.stream,
             query=source.query,
@@ -319,7 +290,12 @@ def subscribe(
             max_silence=SILENCE_SECONDS,
         ) as subscription,
     ):
-        _follow(subscription, printer, file, follow=follow, as_json=as_json)
+        try:
+            _follow(subscription, printer, file, follow=follow, as_json=as_json)
+        except LogDiverged as lost:
+            if file is not None:
+                lost.message = file.told_of_loss(lost)
+            raise
 
 
 def _follow(
@@ -391,7 +367,7 @@ def import_(
 
     raw: io.FileIO = io.FileIO(0 if file == "-" else file, closefd=file != "-")
     total = os.fstat(raw.fileno()).st_size if raw.seekable() else None
-    log_id = _reach(server).log_id
+    log_id = reach(server).log_id
     # Not through `Client`: its events have a Python time, which knows no nanoseconds.
     connection = Connection(
         server, credentials=None, timeout=PATIENCE_SECONDS, max_attempts=None, options=()
@@ -459,7 +435,7 @@ def export(
     from treering.cli.cloudevents import write_line
     from treering.cli.exporting import output_file
 
-    head = _reach(server)
+    head = reach(server)
     count = 0
     with (
         Client(server, timeout=PATIENCE_SECONDS) as client,
@@ -481,74 +457,13 @@ def export(
         output.print_facts(facts, as_json=output.wants_json(json))
 
 
-StreamPrefix = Annotated[
-    str, typer.Option("--prefix", metavar="PREFIX", help="Only names that begin so.")
-]
-StreamLimit = Annotated[int | None, number_option("--limit", "At most this many streams.")]
-Deleted = Annotated[bool, typer.Option("--deleted", help="Deleted ones, too.")]
-
-
-@streams_app.callback(invoke_without_command=True)
-@ends_well
-def streams(
-    context: typer.Context,
-    prefix: StreamPrefix = "",
-    limit: StreamLimit = None,
-    deleted: Deleted = False,
-    server: Server = DEFAULT_SERVER,
-    json: Json = False,
-) -> None:
-    """List streams in order of name, or show one."""
-    if context.invoked_subcommand is None:
-        _list_streams(prefix, limit, deleted, server, json)
-    elif prefix or limit is not None or deleted or json:
-        raise Misused(f"give options behind `{context.invoked_subcommand}`")
-
-
-@streams_app.command("list")
-@ends_well
-def streams_list(
-    prefix: StreamPrefix = "",
-    limit: StreamLimit = None,
-    deleted: Deleted = False,
-    server: Server = DEFAULT_SERVER,
-    json: Json = False,
-) -> None:
-    """List streams in order of name. The same as `treering streams`."""
-    _list_streams(prefix, limit, deleted, server, json)
-
-
-def _list_streams(prefix: str, limit: int | None, deleted: bool, server: str, json: bool) -> None:
-    from treering.cli import output
-
-    page_size = 1000 if limit is None else max(1, min(limit, 1000))
-    with _client(server) as client:
-        found = client.streams(prefix, page_size=page_size, show_deleted=deleted)
-        output.print_streams(itertools.islice(found, limit), as_json=output.wants_json(json))
-
-
-@streams_app.command("show")
-@ends_well
-def streams_show(
-    name: Annotated[str, typer.Argument(metavar="STREAM", help="Its name.")],
-    server: Server = DEFAULT_SERVER,
-    json: Json = False,
-) -> None:
-    """Show what is known about a stream."""
-    from treering.cli import output
-
-    with _client(server) as client:
-        facts = output.stream_facts(client.stream(name))
-    output.print_facts(facts, as_json=output.wants_json(json))
-
-
 @app.command()
 @ends_well
 def head(server: Server = DEFAULT_SERVER, json: Json = False) -> None:
     """Show where the log ends."""
     from treering.cli import output
 
-    with _client(server) as client:
+    with open_client(server) as client:
         facts = output.head_facts(client.head())
     output.print_facts(facts, as_json=output.wants_json(json))
 

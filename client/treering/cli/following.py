@@ -6,6 +6,7 @@ from pathlib import Path
 
 from treering.checkpoints import Checkpoint
 from treering.cli.exits import Failed
+from treering.errors import LogDiverged
 
 SAVE_SECONDS = 1.0
 """How often a checkpoint is written at most, while events come."""
@@ -40,6 +41,18 @@ class CheckpointFile:
         except ValueError as error:
             raise Failed(f"{self._path}: {error}") from None
         return self._kept
+
+    def told_of_loss(self, lost: LogDiverged) -> str:
+        """What to say when the log has lost what was printed last. The file stays as it is:
+        only who used what was printed knows what has to be undone."""
+        go_on = ""
+        if lost.last_common_position:
+            to_there = Checkpoint(lost.log_id, lost.last_common_position)
+            go_on = f"to go on from there, put {to_there} into {self._path}; "
+        return (
+            f"{lost.message}; what was printed of later events is void: "
+            f"{go_on}to begin anew, remove {self._path}"
+        )
 
     @property
     def is_due(self) -> bool:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from treering.cli import jsontext
+from treering.cli.ages import format_age
 from treering.cli.cloudevents import format_datetime, format_time, is_json, with_data
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from treering.checkpoints import Head
     from treering.events import RecordedEvent
-    from treering.streams import Stream
+    from treering.streams import Retention, Stream
 
 # What could move a terminal's cursor, or worse.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -56,6 +57,16 @@ def note(text: str, *, as_json: bool, **facts: object) -> None:
         print(jsontext.dumps(facts), file=sys.stderr, flush=True)
     else:
         console(stderr=True).print(text, style="dim", highlight=False, markup=False)
+
+
+def is_confirmed(question: str) -> bool:
+    """Asks on standard error, so that the output stays what it is; answers whether the answer
+    was yes."""
+    print(f"{_CONTROL.sub('·', question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):  # Ctrl-D leaves the cursor behind the question
+        print(file=sys.stderr)
+    return answer.strip().lower() in ("y", "yes")
 
 
 @cache
@@ -198,14 +209,48 @@ def print_streams(streams: "Iterator[Stream]", *, as_json: bool) -> None:
     table.add_column("")
     for each in streams:
         recorded = "" if each.recorded_at is None else format_datetime(each.recorded_at)
-        deletion = "" if each.deletion.value == "none" else each.deletion.value
+        state = "" if each.deletion.value == "none" else each.deletion.value
+        if each.retention is not None:
+            state = _kept(each.retention)
         table.add_row(
-            *(_CONTROL.sub("·", each.name), str(each.version), _short_time(recorded), deletion)
+            *(_CONTROL.sub("·", each.name), str(each.version), _short_time(recorded), state)
         )
     if table.row_count:
         console().print(table)
     else:
         note("no streams", as_json=False)
+
+
+def print_stream(stream: "Stream", *, as_json: bool) -> None:
+    """Prints what is known about one stream."""
+    facts = stream_facts(stream)
+    if not as_json:
+        facts["deletion"] = _DELETIONS[stream.deletion.value]
+        facts["retention"] = None
+        if stream.retention is not None:
+            facts["retention"] = _kept(stream.retention)
+        elif stream.version:
+            facts["retention"] = "for ever"
+    print_facts(facts, as_json=as_json)
+
+
+_DELETIONS = {
+    "none": "none",
+    "deleted": "deleted; the name can be used again",
+    "permanent": "permanent; the name can never be used again",
+}
+
+
+def _kept(retention: "Retention") -> str:
+    """Which events are kept, in words."""
+    parts = []
+    if retention.max_age is not None:
+        parts.append(f"{format_age(retention.max_age)} old at most")
+    if retention.max_count is not None:
+        parts.append(f"the newest {retention.max_count:,}")
+    if retention.truncate_before:
+        parts.append(f"from version {retention.truncate_before:,} on")
+    return ", ".join(parts)
 
 
 def stream_facts(stream: "Stream") -> dict[str, Any]:
