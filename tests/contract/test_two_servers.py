@@ -11,6 +11,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from calls import (
     ALL,
+    BACKWARDS,
+    Subscription,
     append,
     append_all,
     append_many,
@@ -25,24 +27,45 @@ from calls import (
     to_stream,
     unpack,
 )
+from changes import A_MOMENT, DELETED, HOURS, PERMANENT, delete, info_of, keep, listed
 from checks import check_atomic, check_log, check_subscription
 from servers import InProcessServer
-from treering.v1.event_store_service_pb2 import AppendRequest
+from treering.v1.event_pb2 import Event
+from treering.v1.event_store_service_pb2 import AppendRequest, AppendResponse, SubscribeRequest
 from treering.v1.event_store_service_pb2_grpc import EventStoreServiceStub
+from treering.v1.stream_service_pb2 import DeleteStreamRequest
+from treering.v1.stream_service_pb2_grpc import StreamServiceStub
 
 SOON = Duration(nanos=100_000_000)
 
 
 @pytest.fixture
-async def stores(postgres_url: str) -> AsyncIterator[list[Any]]:
-    """Stubs of two servers over one database."""
+async def servers(postgres_url: str) -> AsyncIterator[list[InProcessServer]]:
+    """Two servers over one database."""
     async with AsyncExitStack() as stack:
-        stubs = []
-        for _ in range(2):
-            server = await stack.enter_async_context(InProcessServer(postgres_url))
-            channel = grpc.aio.insecure_channel(server.address)
-            stubs.append(EventStoreServiceStub(await stack.enter_async_context(channel)))
-        yield stubs
+        yield [await stack.enter_async_context(InProcessServer(postgres_url)) for _ in range(2)]
+
+
+@pytest.fixture
+async def channels(servers: list[InProcessServer]) -> AsyncIterator[list[grpc.aio.Channel]]:
+    """A channel to each of them."""
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(grpc.aio.insecure_channel(server.address))
+            for server in servers
+        ]
+
+
+@pytest.fixture
+def stores(channels: list[grpc.aio.Channel]) -> list[Any]:
+    """The stubs to append, read and subscribe by."""
+    return [EventStoreServiceStub(channel) for channel in channels]
+
+
+@pytest.fixture
+def streams(channels: list[grpc.aio.Channel]) -> list[Any]:
+    """The stubs for streams, their retention and deletion."""
+    return [StreamServiceStub(channel) for channel in channels]
 
 
 async def contend(stores: list[Any], requests: list[AppendRequest]) -> tuple[int, set[str]]:
@@ -275,6 +298,273 @@ async def test_pipelines_through_both_keep_their_order(stores):
         positions = [result.appended.first_position for result in chain]
         assert positions == sorted(positions)
     check_log((await read(stores[0])).events)
+
+
+# --- deletion and retention
+
+CHANGES = {
+    # a change of a stream with three events, and what it leaves
+    "deletion": (delete, {}, []),
+    "permanent deletion": (delete, {"permanent": True}, []),
+    "truncation": (keep, {"truncate_before": 3}, [3]),
+    "max_count": (keep, {"max_count": 2}, [2, 3]),
+    "max_age": (keep, {"max_age": A_MOMENT}, []),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_what_one_removes_the_other_no_longer_meets(stores, streams, change):
+    """At once: its reads, conditions, repeats, lists and subscriptions all know, although it
+    made the events itself, or has handed them out before."""
+    make_change, fields, kept = CHANGES[change]
+    for turn in range(2):
+        tag = f"turn:{turn}"
+        one, other = stores[turn], stores[1 - turn]
+        stream_a = f"a-{turn}"
+
+        events = [make_event("T", tag, data=b"1") for _ in range(3)]
+        first = await append(other, append_to(stream_a, *events))
+        await append(one, append_to("b", make_event("T", tag)))
+        positions = [first.first_position + version - 1 for version in kept]
+        seen = [*positions, first.last_position + 1]
+        sources = (
+            {"query": matching(tags=[tag])},
+            {
+                "query": matching(streams=[stream_a, "b"]),
+                "after_position": first.first_position - 1,
+            },
+            {"query": ALL, "after_position": first.first_position - 1},
+        )
+        for source in sources:
+            assert len((await read(other, **source)).events) == 4
+
+        stream = await make_change(streams[turn], stream_a, **fields)
+
+        for source in sources:
+            assert (await read(other, **source)).positions == seen
+        backwards = await read(other, query=matching(tags=[tag]), direction=BACKWARDS)
+        assert backwards.positions == seen[::-1]
+        answer = await read(other, stream=stream_a)
+        assert (answer.versions, answer.stream_version) == (kept, stream.version)
+        assert await info_of(streams[1 - turn], stream_a) == stream
+        everything = await listed(streams[1 - turn], prefix=stream_a, show_deleted=True)
+        assert everything == [stream]
+        assert await listed(streams[1 - turn], prefix=stream_a) == (
+            [stream] if stream.version else []
+        )
+        async with subscribed(other, query=matching(tags=[tag])) as subscription:
+            await subscription.until("caught_up")
+        assert [event.position for event in subscription.received] == seen
+        request = append_all(
+            to_stream("c", make_event()), conditions=[fail_if(matching(tags=[tag]))]
+        )
+        refusal = await refused(other.Append(request), "CONDITION_FAILED")
+        assert refusal.failure.condition_failed.position == seen[0]
+        changed = [Event(id=event.id, type="Other") for event in events[: 3 - len(kept)]]
+        repeat = await append(other, append_to(stream_a, *changed))
+        assert (repeat.duplicate, repeat.first_position) == (True, first.first_position)
+        if stream.deletion == PERMANENT:
+            await refused(other.Append(append_to(stream_a)), "STREAM_DELETED")
+            request = SubscribeRequest(stream=stream_a)
+            await refused(other.Subscribe(request), "STREAM_DELETED")
+        else:
+            if stream.version != 2:
+                request = append_to(stream_a, expected_version=2)
+                refusal = await refused(other.Append(request), "VERSION_CONFLICT")
+                conflict = refusal.failure.version_conflict
+                assert conflict.actual_version == stream.version
+            response = await append(other, append_to(stream_a, expected_version=stream.version))
+            assert response.versions[0].version == 4
+
+
+async def test_by_turns_one_deletes_and_the_other_begins_anew(stores, streams):
+    last = 0
+    for n in range(1, 21):
+        deletes, appends = n % 2, 1 - n % 2
+        response = await append(stores[appends], append_to("a", expected_version=0))
+        assert response.versions[0].version == n
+        assert (await read(stores[deletes], stream="a")).versions == [n]
+
+        stream = await delete(streams[deletes], "a", expected_version=n)
+
+        assert (stream.deletion, stream.next_version) == (DELETED, n + 1)
+        answer = await read(stores[appends], stream="a")
+        assert (answer.events, answer.stream_version) == ([], 0)
+        assert response.first_position == last + 1
+        last = response.first_position
+
+
+async def test_a_max_count_that_one_sets_moves_with_the_others_appends(stores, streams):
+    await append(stores[0], append_to("a", make_event("T", "x")))
+    await keep(streams[1], "a", max_count=2)
+    for last in range(2, 22):
+        await append(stores[last % 2], append_to("a", make_event("T", "x")))
+        for store in stores:
+            assert (await read(store, stream="a")).versions == [last - 1, last]
+            answer = await read(store, query=matching(tags=["x"]), direction=BACKWARDS)
+            assert answer.versions == [last, last - 1]
+        request = append_all(
+            to_stream("b", make_event()), conditions=[fail_if(matching(tags=["x"]))]
+        )
+        refusal = await refused(stores[1 - last % 2].Append(request), "CONDITION_FAILED")
+        failed = refusal.failure.condition_failed
+        assert failed.position == last - 1
+
+
+async def test_retention_is_replaced_by_turns(stores, streams):
+    """Each sees what the other one set, and what that removed stays removed."""
+    await append(stores[0], append_to("a", *(make_event() for _ in range(20))))
+    first = 1
+    for turn, (parts, at_least) in enumerate(
+        [
+            ({"max_count": 18}, 3),
+            ({"max_age": HOURS}, 3),
+            ({"truncate_before": 6}, 6),
+            ({}, 6),
+            ({"max_count": 10}, 11),
+            ({"max_count": 15}, 11),
+            ({"truncate_before": 4}, 11),
+        ]
+    ):
+        first = max(first, at_least)
+        stream = await keep(streams[turn % 2], "a", **parts)
+        assert stream.first_version == first
+        for store, service in zip(stores, streams, strict=True):
+            assert await info_of(service, "a") == stream
+            assert (await read(store, stream="a")).versions == list(range(first, 21))
+
+
+async def test_an_open_subscription_of_the_other_goes_on_over_a_deletion(stores, streams):
+    await append(stores[0], append_to("a"))
+    async with subscribed(stores[1], stream="a") as subscription:
+        await subscription.until("caught_up")
+        for n in range(2, 12):
+            await delete(streams[0], "a")
+            await append(stores[0], append_to("a", expected_version=0))
+            await subscription.until_received(n)
+    assert [event.version for event in subscription.received] == list(range(1, 12))
+
+
+async def test_an_open_subscription_of_the_other_ends_when_its_stream_is_deleted_for_good(
+    stores, streams
+):
+    await append(stores[0], append_to("a"))
+    async with (
+        subscribed(stores[1], stream="a", heartbeat_interval=SOON) as to_a,
+        subscribed(stores[1], stream="never") as to_never,
+        subscribed(stores[1], query=matching(streams=["a", "b"])) as to_query,
+    ):
+        for subscription in (to_a, to_never, to_query):
+            await subscription.until("caught_up")
+
+        await delete(streams[0], "a", permanent=True)
+        await delete(streams[0], "never", permanent=True)
+
+        assert (await to_a.end()).reason == "STREAM_DELETED"
+        assert (await to_never.end()).reason == "STREAM_DELETED"
+        await append(stores[0], append_to("b"))
+        assert (await to_query.until_received(2))[-1].stream == "b"
+
+
+async def test_a_subscriber_of_the_other_that_lags_is_not_given_what_is_removed(
+    servers, stores, streams
+):
+    """The other server still has the events in memory. But for what was under way, they are
+    not sent any more once the deletion was answered."""
+    payload = b"x" * 100_000
+    async with grpc.aio.insecure_channel(
+        servers[1].address, [("grpc.http2.bdp_probe", 0)]
+    ) as slow_channel:
+        call = EventStoreServiceStub(slow_channel).Subscribe(
+            SubscribeRequest(query=matching(streams=["a", "b"]))
+        )
+        subscription = Subscription(call)
+        await subscription.until("caught_up")
+        async with subscribed(stores[1], stream="a") as quick:
+            for _ in range(30):
+                events = (make_event(data=payload) for _ in range(10))
+                await append(stores[0], append_to("a", *events))
+            await quick.until_received(300)
+
+        await delete(streams[0], "a")
+        await append(stores[0], append_to("b"))
+
+        while not (subscription.received and subscription.received[-1].stream == "b"):
+            await subscription.next()
+        call.cancel()
+        assert len(subscription.received) < 60
+
+
+async def test_one_deletes_while_the_other_appends(stores, streams):
+    """Every append and deletion takes effect at one moment, in one order for both."""
+    answers: list[AppendResponse] = []
+
+    async def write(store: Any) -> None:
+        for _ in range(60):
+            events = make_event("T", "x"), make_event("T", "x")
+            answers.append(await append(store, append_to("a", *events)))
+
+    async def look(store: Any) -> None:
+        while not writing.done():
+            known = next_versions[-1]
+            for fields in ({"stream": "a"}, {"query": matching(tags=["x"])}):
+                answer = await read(store, **fields)
+                assert all(event.version >= known for event in answer.events)
+
+    next_versions = [1]
+    writing = asyncio.gather(write(stores[1]), write(stores[1]), write(stores[0]))
+    looking = asyncio.gather(look(stores[0]), look(stores[1]))
+    while not writing.done():
+        next_versions.append((await delete(streams[0], "a")).next_version)
+    await asyncio.gather(writing, looking)
+
+    answers.sort(key=lambda answer: answer.first_position)
+    assert [answer.last_position for answer in answers] == list(range(2, 361, 2))
+    assert [answer.versions[0].version for answer in answers] == list(range(2, 361, 2))
+    assert next_versions == sorted(next_versions)
+    for store in stores:
+        assert (await read(store)).positions == list(range(next_versions[-1], 361))
+
+
+async def test_of_a_deletion_and_an_append_at_one_version_exactly_one_wins(stores, streams):
+    for n in range(30):
+        stream = f"s-{n}"
+        await append(stores[0], append_to(stream, make_event(), make_event()))
+        answers = await asyncio.gather(
+            stores[n % 2].Append(append_to(stream, expected_version=2)),
+            streams[1 - n % 2].DeleteStream(
+                DeleteStreamRequest(stream=stream, expected_version=2, permanent=n % 3 == 0)
+            ),
+            return_exceptions=True,
+        )
+
+        [lost] = [answer for answer in answers if isinstance(answer, grpc.RpcError)]
+        reasons = {"VERSION_CONFLICT"}
+        if n % 3 == 0 and lost is answers[0]:
+            reasons = {"STREAM_DELETED"}
+        assert unpack(lost).reason in reasons
+        kept = [] if lost is answers[0] else [1, 2, 3]
+        for store in stores:
+            assert (await read(store, stream=stream)).versions == kept
+
+
+async def test_concurrent_changes_through_both_are_one_after_the_other(stores, streams):
+    """Each answers with what it left, and truncation never goes back."""
+    await append(stores[0], append_to("a", *(make_event() for _ in range(60))))
+
+    answers = await asyncio.gather(
+        *(keep(streams[n % 2], "a", truncate_before=n) for n in range(1, 61))
+    )
+
+    for n, stream in enumerate(answers, start=1):
+        assert stream.first_version >= n
+    for service in streams:
+        assert (await info_of(service, "a")).retention.truncate_before == 60
+    for store in stores:
+        assert (await read(store, stream="a")).versions == [60]
+
+
+# --- one goes
 
 
 async def test_one_server_goes_and_the_other_goes_on(postgres_url, server_process):
