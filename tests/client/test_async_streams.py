@@ -1,3 +1,4 @@
+import dataclasses
 import time
 from datetime import timedelta
 
@@ -13,6 +14,7 @@ from treering import (
     Event,
     InvalidRequest,
     NotFound,
+    Query,
     Retention,
     StreamDeleted,
     VersionConflict,
@@ -215,3 +217,106 @@ async def test_what_makes_no_sense_is_refused_before_the_server_is_asked(scripte
     assert not scripted.requests
     with pytest.raises(ClientClosed):
         await client.delete_stream("s")
+
+
+async def read_versions(client, name):
+    return [event.version async for event in client.read(name)]
+
+
+async def test_what_is_not_kept_can_not_be_read_and_does_not_come_back(address, name):
+    async with AsyncClient(address) as client:
+        await client.append(name, [Event("A", tags=name) for _ in range(5)])
+        stream = await client.update_stream(name, Retention(max_count=2))
+        assert (stream.version, stream.first_version, stream.next_version) == (5, 4, 6)
+        assert stream.retention == Retention(max_count=2)
+        assert await client.stream(name) == stream
+        assert await read_versions(client, name) == [4, 5]
+        assert len(await client.read(query=Query(tags=name)).to_list()) == 2
+        stream = await client.update_stream(name, None)
+        assert (stream.first_version, stream.retention) == (4, None)
+        assert await read_versions(client, name) == [4, 5]
+
+
+async def test_a_retention_can_be_changed_in_part(address, name):
+    async with AsyncClient(address) as client:
+        await client.append(name, [Event("A"), Event("B")])
+        first = await client.update_stream(name, Retention(max_age=timedelta(days=1.5)))
+        more = dataclasses.replace(first.retention, max_count=7, truncate_before=2)
+        second = await client.update_stream(name, more)
+        assert second.retention == Retention(timedelta(days=1.5), 7, 2)
+        (listed,) = [stream async for stream in client.streams(name)]
+        assert listed == second
+        # The whole is replaced; what was cut off stays so.
+        third = await client.update_stream(name, Retention())
+        assert third.retention == Retention(truncate_before=2)
+        with pytest.raises(InvalidRequest) as refused:
+            await client.update_stream(name, Retention(truncate_before=4))
+        assert refused.value.violations[0].field == "retention.truncate_before"
+
+
+async def test_an_old_event_is_kept_no_longer_than_was_said(address, name):
+    async with AsyncClient(address) as client:
+        await client.append(name, Event("A"))
+        await client.update_stream(name, Retention(max_age=timedelta(milliseconds=200)))
+        time.sleep(0.3)  # noqa: ASYNC251 - the age has to be over
+        assert await read_versions(client, name) == []
+        assert (await client.stream(name)).version == 1
+
+
+async def test_a_deleted_stream_has_no_events_and_its_versions_go_on(address, name):
+    async with AsyncClient(address) as client:
+        appended = await client.append(name, [Event("A"), Event("B")])
+        await client.update_stream(name, Retention(max_count=9))
+        stream = await client.delete_stream(name, expected_version=2)
+        assert (stream.version, stream.first_version, stream.next_version) == (0, 0, 3)
+        assert (stream.deletion, stream.retention) == (Deletion.DELETED, None)
+        assert stream.recorded_at == appended.recorded_at
+        assert await read_versions(client, name) == []
+        assert [stream async for stream in client.streams(name)] == []
+        assert [stream async for stream in client.streams(name, show_deleted=True)] == [stream]
+        with pytest.raises(NotFound):
+            await client.update_stream(name, Retention(max_count=9))
+        # A repeat, as after an unknown outcome, with any expectation that was met.
+        assert await client.delete_stream(name, expected_version=2) == stream
+        assert await client.delete_stream(name, expected_exists=True) == stream
+        again = await client.append(name, Event("C"), expected_version=0)
+        assert again.versions[name] == 3
+        assert (await client.stream(name)).deletion is Deletion.NONE
+        with pytest.raises(VersionConflict) as refused:
+            await client.delete_stream(name, expected_version=2)
+        assert (refused.value.stream, refused.value.actual_version) == (name, 3)
+
+
+async def test_a_name_that_is_deleted_for_good_is_never_used_again(address, name):
+    async with AsyncClient(address) as client:
+        await client.append(name, Event("A"))
+        async with client.subscribe(name) as subscription:
+            async for _ in subscription.events():
+                break
+            stream = await client.delete_stream(name, permanent=True)
+            assert (stream.deletion, stream.next_version) == (Deletion.PERMANENT, 2)
+            with pytest.raises(StreamDeleted):
+                async for _ in subscription.events():
+                    pass
+        for refused in (
+            lambda: client.append(name, Event("B")),
+            lambda: client.update_stream(name, Retention(max_count=9)),
+            lambda: anext(client.subscribe(name)),
+        ):
+            with pytest.raises(StreamDeleted, match=name):
+                await refused()
+        assert await client.delete_stream(name) == stream
+
+
+async def test_what_never_was_can_be_deleted(address, name):
+    async with AsyncClient(address) as client:
+        stream = await client.delete_stream(name)
+        assert (stream.version, stream.next_version) == (0, 1)
+        assert (stream.deletion, stream.recorded_at) == (Deletion.NONE, None)
+        with pytest.raises(NotFound):
+            await client.stream(name)
+        with pytest.raises(VersionConflict):
+            await client.delete_stream(name, expected_exists=True)
+        stream = await client.delete_stream(name, permanent=True)
+        assert (stream.deletion, stream.next_version) == (Deletion.PERMANENT, 1)
+        assert await client.stream(name) == stream

@@ -1,6 +1,7 @@
 # Made by tools/sync_client.py from tests/client/test_async_streams.py.
 # Change that one, and run `python tools/sync_client.py`.
 
+import dataclasses
 import time
 from datetime import timedelta
 
@@ -16,6 +17,7 @@ from treering import (
     Event,
     InvalidRequest,
     NotFound,
+    Query,
     Retention,
     StreamDeleted,
     VersionConflict,
@@ -216,3 +218,106 @@ def test_what_makes_no_sense_is_refused_before_the_server_is_asked(scripted):
     assert not scripted.requests
     with pytest.raises(ClientClosed):
         client.delete_stream("s")
+
+
+def read_versions(client, name):
+    return [event.version for event in client.read(name)]
+
+
+def test_what_is_not_kept_can_not_be_read_and_does_not_come_back(address, name):
+    with Client(address) as client:
+        client.append(name, [Event("A", tags=name) for _ in range(5)])
+        stream = client.update_stream(name, Retention(max_count=2))
+        assert (stream.version, stream.first_version, stream.next_version) == (5, 4, 6)
+        assert stream.retention == Retention(max_count=2)
+        assert client.stream(name) == stream
+        assert read_versions(client, name) == [4, 5]
+        assert len(client.read(query=Query(tags=name)).to_list()) == 2
+        stream = client.update_stream(name, None)
+        assert (stream.first_version, stream.retention) == (4, None)
+        assert read_versions(client, name) == [4, 5]
+
+
+def test_a_retention_can_be_changed_in_part(address, name):
+    with Client(address) as client:
+        client.append(name, [Event("A"), Event("B")])
+        first = client.update_stream(name, Retention(max_age=timedelta(days=1.5)))
+        more = dataclasses.replace(first.retention, max_count=7, truncate_before=2)
+        second = client.update_stream(name, more)
+        assert second.retention == Retention(timedelta(days=1.5), 7, 2)
+        (listed,) = list(client.streams(name))
+        assert listed == second
+        # The whole is replaced; what was cut off stays so.
+        third = client.update_stream(name, Retention())
+        assert third.retention == Retention(truncate_before=2)
+        with pytest.raises(InvalidRequest) as refused:
+            client.update_stream(name, Retention(truncate_before=4))
+        assert refused.value.violations[0].field == "retention.truncate_before"
+
+
+def test_an_old_event_is_kept_no_longer_than_was_said(address, name):
+    with Client(address) as client:
+        client.append(name, Event("A"))
+        client.update_stream(name, Retention(max_age=timedelta(milliseconds=200)))
+        time.sleep(0.3)
+        assert read_versions(client, name) == []
+        assert (client.stream(name)).version == 1
+
+
+def test_a_deleted_stream_has_no_events_and_its_versions_go_on(address, name):
+    with Client(address) as client:
+        appended = client.append(name, [Event("A"), Event("B")])
+        client.update_stream(name, Retention(max_count=9))
+        stream = client.delete_stream(name, expected_version=2)
+        assert (stream.version, stream.first_version, stream.next_version) == (0, 0, 3)
+        assert (stream.deletion, stream.retention) == (Deletion.DELETED, None)
+        assert stream.recorded_at == appended.recorded_at
+        assert read_versions(client, name) == []
+        assert list(client.streams(name)) == []
+        assert list(client.streams(name, show_deleted=True)) == [stream]
+        with pytest.raises(NotFound):
+            client.update_stream(name, Retention(max_count=9))
+        # A repeat, as after an unknown outcome, with any expectation that was met.
+        assert client.delete_stream(name, expected_version=2) == stream
+        assert client.delete_stream(name, expected_exists=True) == stream
+        again = client.append(name, Event("C"), expected_version=0)
+        assert again.versions[name] == 3
+        assert (client.stream(name)).deletion is Deletion.NONE
+        with pytest.raises(VersionConflict) as refused:
+            client.delete_stream(name, expected_version=2)
+        assert (refused.value.stream, refused.value.actual_version) == (name, 3)
+
+
+def test_a_name_that_is_deleted_for_good_is_never_used_again(address, name):
+    with Client(address) as client:
+        client.append(name, Event("A"))
+        with client.subscribe(name) as subscription:
+            for _ in subscription.events():
+                break
+            stream = client.delete_stream(name, permanent=True)
+            assert (stream.deletion, stream.next_version) == (Deletion.PERMANENT, 2)
+            with pytest.raises(StreamDeleted):
+                for _ in subscription.events():
+                    pass
+        for refused in (
+            lambda: client.append(name, Event("B")),
+            lambda: client.update_stream(name, Retention(max_count=9)),
+            lambda: next(client.subscribe(name)),
+        ):
+            with pytest.raises(StreamDeleted, match=name):
+                refused()
+        assert client.delete_stream(name) == stream
+
+
+def test_what_never_was_can_be_deleted(address, name):
+    with Client(address) as client:
+        stream = client.delete_stream(name)
+        assert (stream.version, stream.next_version) == (0, 1)
+        assert (stream.deletion, stream.recorded_at) == (Deletion.NONE, None)
+        with pytest.raises(NotFound):
+            client.stream(name)
+        with pytest.raises(VersionConflict):
+            client.delete_stream(name, expected_exists=True)
+        stream = client.delete_stream(name, permanent=True)
+        assert (stream.deletion, stream.next_version) == (Deletion.PERMANENT, 1)
+        assert client.stream(name) == stream
