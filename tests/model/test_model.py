@@ -27,7 +27,8 @@ from hypothesis.stateful import (
 )
 
 from background import BackgroundServer
-from calls import check_failure, reason_of, timestamp, unpack, whole
+from calls import MAX_NUMBER, check_failure, reason_of, timestamp, unpack, whole
+from changes import A_MOMENT, HOURS
 from databases import sqlite_url
 from model import Model, Refusal, nanoseconds, placed
 from treering.v1.event_pb2 import Event, RecordedEvent
@@ -48,7 +49,15 @@ from treering.v1.event_store_service_pb2 import (
 from treering.v1.event_store_service_pb2_grpc import EventStoreServiceStub
 from treering.v1.failure_pb2 import Failure
 from treering.v1.query_pb2 import Query, QueryItem
-from treering.v1.stream_service_pb2 import GetStreamRequest, ListStreamsRequest
+from treering.v1.stream_service_pb2 import (
+    DELETION_STATE_PERMANENT,
+    DELETION_STATE_UNSPECIFIED,
+    DeleteStreamRequest,
+    GetStreamRequest,
+    ListStreamsRequest,
+    Retention,
+    UpdateStreamRequest,
+)
 from treering.v1.stream_service_pb2_grpc import StreamServiceStub
 
 SECONDS = 20.0
@@ -96,13 +105,25 @@ SOURCES = st.builds(lambda stream: {"stream": stream}, STREAMS) | st.builds(
 )
 
 
+RETENTIONS = st.builds(
+    Retention,
+    max_age=st.sampled_from([None, None, HOURS, A_MOMENT]),
+    max_count=st.sampled_from([None, None, 1, 2, 3, 10, MAX_NUMBER]),
+)
+
+
 @dataclass
 class Open:
     """A subscription that stays open while other things happen."""
 
     call: Any
+    stream: str
+    """Its source, if that is a stream."""
     start: int
     is_selected: Callable[[RecordedEvent], bool]
+    possible: set[int]
+    """Positions that may have been sent: of what was seen at any time since it began. What
+    was sent is not taken back when it is removed."""
     received: list[RecordedEvent] = field(default_factory=list)
     done: int = 0
 
@@ -188,22 +209,7 @@ class Comparison(RuleBasedStateMachine):
         request.CopyFrom(data.draw(st.sampled_from(self.sent)))
         match data.draw(st.sampled_from(["same", "run", "metadata", "type", "new", "order"])):
             case "run":
-                at = data.draw(st.integers(0, self.model.head - 1))
-                count = data.draw(st.integers(1, 4))
-                request = AppendRequest()
-                for recorded in self.model.events[at : at + count]:
-                    event = Event(
-                        id=recorded.id.upper(),
-                        type=recorded.type,
-                        data=recorded.data,
-                        content_type=recorded.content_type,
-                        tags=reversed(recorded.tags),
-                    )
-                    if recorded.stream:
-                        part = StreamAppend(stream=recorded.stream, events=[event])
-                        request.appends.append(part)
-                    else:
-                        request.events.append(event)
+                request = self._draw_run(data)
             case "metadata":
                 for _, event in placed(request):
                     event.metadata["k"] = "changed"
@@ -221,6 +227,29 @@ class Comparison(RuleBasedStateMachine):
                 parts = [part for part in request.appends if not part.events]
                 for part in parts:
                     request.appends.remove(part)
+        return request
+
+    def _draw_run(self, data: st.DataObject) -> AppendRequest:
+        """Some events that lie next to one another, as far as their ids are known."""
+        at = data.draw(st.integers(0, self.model.head - 1))
+        count = data.draw(st.integers(1, 4))
+        request = AppendRequest()
+        for recorded in self.model.events[at : at + count]:
+            if not recorded.id:
+                continue
+            event = Event(
+                id=recorded.id.upper(),
+                type=recorded.type,
+                data=recorded.data,
+                content_type=recorded.content_type,
+                tags=reversed(recorded.tags),
+            )
+            if recorded.stream:
+                request.appends.append(StreamAppend(stream=recorded.stream, events=[event]))
+            else:
+                request.events.append(event)
+        if not placed(request):
+            request.events.append(data.draw(EVENTS))
         return request
 
     def _expect(self, request: AppendRequest, answer: AppendResponse | Failure) -> None:
@@ -256,9 +285,13 @@ class Comparison(RuleBasedStateMachine):
         )
         if all(event.id for _, event in placed(request)):
             self.sent.append(request)
+        new = {event.position for event in self.model.seen(after=self.model.head - count)}
+        for subscription in self._open:
+            subscription.possible |= new
 
     def _made_ids(self, request: AppendRequest, answer: AppendResponse) -> list[str]:
-        """The ids that the server made for events that came without."""
+        """The ids that the server made for events that came without. Of what is removed
+        already they can't be read."""
         if all(event.id for _, event in placed(request)):
             return []
         recorded = self._read(
@@ -268,12 +301,13 @@ class Comparison(RuleBasedStateMachine):
                 until_position=answer.last_position,
             )
         ).events
+        ids = {event.position: event.id for event in recorded}
         made = [
-            event.id
-            for event, (_, sent) in zip(recorded, placed(request), strict=True)
+            ids.get(position, "")
+            for position, (_, sent) in enumerate(placed(request), start=answer.first_position)
             if not sent.id
         ]
-        assert all(uuid.UUID(event_id).version == 7 for event_id in made)
+        assert all(uuid.UUID(event_id).version == 7 for event_id in made if event_id)
         return made
 
     def _append(self, request: AppendRequest) -> AppendResponse | Failure:
@@ -308,6 +342,10 @@ class Comparison(RuleBasedStateMachine):
                 requests.append(data.draw(st.sampled_from(requests)))
             else:
                 requests.append(self._draw_append(data))
+        if any(kept.is_short for kept in self.model.kept.values()):
+            # Whether an event of the same call is old enough already, nobody can tell.
+            for request in requests:
+                del request.conditions[:]
         items = [AppendItem(request_id=n, append=r) for n, r in enumerate(requests)]
         messages = [items] if together else [[item] for item in items]
         call = self.event_store.AppendMany(
@@ -338,7 +376,7 @@ class Comparison(RuleBasedStateMachine):
             case "position":
                 request.after_position = data.draw(positions)
             case "version" if request.stream:
-                versions = st.integers(0, self.model.version(request.stream) + 1)
+                versions = st.integers(0, self.model.last_version(request.stream) + 1)
                 request.after_version = data.draw(versions)
             case "time":
                 request.after_time.CopyFrom(self._draw_time(data))
@@ -386,37 +424,75 @@ class Comparison(RuleBasedStateMachine):
     @rule(stream=STREAMS)
     def stream(self, stream: str) -> None:
         """Asks for one stream."""
-        version = self.model.version(stream)
         request = GetStreamRequest(stream=stream)
-        if version == 0:
-            with pytest.raises(grpc.RpcError) as error:
-                self.stream_service.GetStream(request, timeout=SECONDS)
-            assert unpack(error.value).reason == "NOT_FOUND"
+        try:
+            expected = self.model.info(stream)
+        except Refusal as refusal:
+            self._refused(self.stream_service.GetStream, request, refusal)
             return
-        info = self.stream_service.GetStream(request, timeout=SECONDS).stream
-        last = [event for event in self.model.events if event.stream == stream][-1]
-        assert (info.stream, info.version, info.first_version) == (stream, version, 1)
-        assert (info.next_version, info.recorded_at) == (version + 1, last.recorded_at)
+        assert self.stream_service.GetStream(request, timeout=SECONDS).stream == expected
 
-    @rule(prefix=PREFIXES | st.just(""), page_size=st.integers(1, 4))
-    def streams(self, prefix: str, page_size: int) -> None:
+    @rule(prefix=PREFIXES | st.just(""), page_size=st.integers(1, 4), show_deleted=st.booleans())
+    def streams(self, prefix: str, page_size: int, show_deleted: bool) -> None:
         """Lists streams page by page."""
-        listed, token = [], ""
+        listed = []
+        request = ListStreamsRequest(prefix=prefix, page_size=page_size, show_deleted=show_deleted)
         while True:
-            page = self.stream_service.ListStreams(
-                ListStreamsRequest(prefix=prefix, page_size=page_size, page_token=token),
-                timeout=SECONDS,
-            )
+            page = self.stream_service.ListStreams(request, timeout=SECONDS)
             assert len(page.streams) <= page_size
-            listed += [(info.stream, info.version) for info in page.streams]
-            token = page.next_page_token
-            if not token:
+            listed += page.streams
+            request.page_token = page.next_page_token
+            if not request.page_token:
                 break
+        everything = [self.model.info(n) for n in self.model.names() if n.startswith(prefix)]
         assert listed == [
-            (stream, self.model.version(stream))
-            for stream in self.model.streams()
-            if stream.startswith(prefix)
+            info
+            for info in everything
+            if show_deleted or info.deletion == DELETION_STATE_UNSPECIFIED
         ]
+
+    @rule(data=st.data(), stream=STREAMS, retention=RETENTIONS)
+    def update_stream(self, data: st.DataObject, stream: str, retention: Retention) -> None:
+        """Sets how long a stream's events are kept."""
+        versions = st.integers(0, self.model.last_version(stream) + 2)
+        retention.truncate_before = data.draw(st.just(0) | versions)
+        request = UpdateStreamRequest(stream=stream, retention=retention)
+        try:
+            expected = self.model.update(request)
+        except Refusal as refusal:
+            self._refused(self.stream_service.UpdateStream, request, refusal)
+            return
+        assert self.stream_service.UpdateStream(request, timeout=SECONDS).stream == expected
+
+    @rule(data=st.data(), stream=STREAMS)
+    def delete_stream(self, data: st.DataObject, stream: str) -> None:
+        """Deletes a stream, seldom for good. Then subscriptions to it end."""
+        request = DeleteStreamRequest(stream=stream, permanent=data.draw(st.integers(0, 5)) == 0)
+        version, last = self.model.version(stream), self.model.last_version(stream)
+        match data.draw(st.sampled_from(["any", "any", "version", "exists"])):
+            case "version":
+                versions = [version, version, last, last + 1, max(version - 1, 0)]
+                request.expected_version = data.draw(st.sampled_from(versions))
+            case "exists":
+                request.expected_exists = True
+        try:
+            expected = self.model.delete(request)
+        except Refusal as refusal:
+            self._refused(self.stream_service.DeleteStream, request, refusal)
+            return
+        assert self.stream_service.DeleteStream(request, timeout=SECONDS).stream == expected
+        if expected.deletion == DELETION_STATE_PERMANENT:
+            for subscription in [each for each in self._open if each.stream == stream]:
+                self._ends(subscription, "STREAM_DELETED")
+                self._open.remove(subscription)
+
+    def _refused(self, method: Any, request: Any, refusal: Refusal) -> None:
+        with pytest.raises(grpc.RpcError) as error:
+            method(request, timeout=SECONDS)
+        failure = unpack(error.value).failure
+        assert reason_of(failure) == refusal.reason
+        if refusal.facts:
+            assert facts_of(failure) == refusal.facts
 
     # --- subscriptions
 
@@ -428,7 +504,7 @@ class Comparison(RuleBasedStateMachine):
         request = SubscribeRequest(**source, heartbeat_interval=Duration(nanos=200_000_000))
         match data.draw(st.sampled_from(["checkpoint", "version", "head", "time"])):
             case "version" if request.stream:
-                version = data.draw(st.integers(0, self.model.version(request.stream)))
+                version = data.draw(st.integers(0, self.model.last_version(request.stream)))
                 request.after_version = version
                 own = [e.position for e in self.model.events if e.stream == request.stream]
                 start = own[version - 1] if version else 0
@@ -444,7 +520,12 @@ class Comparison(RuleBasedStateMachine):
                 request.after_event_id = self.model.events[start - 1].id if start else ""
                 request.expected_log_id = self.model.log_id
         call = self.event_store.Subscribe(request, timeout=10 * SECONDS)
-        subscription = Open(call, start, self.model.selects(request))
+        possible = {event.position for event in self.model.seen(after=start)}
+        selects = self.model.selects(request)
+        subscription = Open(call, request.stream, start, selects, possible)
+        if request.stream and self._is_permanently_deleted(request.stream):
+            self._ends(subscription, "STREAM_DELETED")
+            return
         self._open.append(subscription)
         assert subscription.take() == "started"
         while subscription.take() != "caught_up":
@@ -469,9 +550,29 @@ class Comparison(RuleBasedStateMachine):
         self._open.remove(subscription)
         subscription.call.cancel()
 
-    def _compare(self, subscription: Open) -> None:
-        due = [e for e in self.model.events[subscription.start :] if subscription.is_selected(e)]
-        assert subscription.received == due
+    def _is_permanently_deleted(self, stream: str) -> bool:
+        return self.model.kept[stream].deletion == DELETION_STATE_PERMANENT
+
+    def _compare(self, subscription: Open, until: int | None = None) -> None:
+        """Everything up to a position came that is seen now, and nothing that never was since
+        the subscription began."""
+        received = [event.position for event in subscription.received]
+        assert received == sorted(set(received))
+        assert set(received) <= subscription.possible
+        for event in subscription.received:
+            recorded = self.model.events[event.position - 1]
+            assert subscription.is_selected(recorded)
+            if recorded.id:
+                assert event == recorded
+        due = self.model.seen(after=subscription.start, until=until)
+        assert set(received) >= {e.position for e in due if subscription.is_selected(e)}
+
+    def _ends(self, subscription: Open, reason: str) -> None:
+        """What came was in order up to some event, and then it ends."""
+        with pytest.raises(grpc.RpcError) as error:
+            subscription.take_all()
+        assert unpack(error.value).reason == reason
+        self._compare(subscription, until=subscription.done)
 
     # --- the server goes and comes back
 
@@ -483,13 +584,7 @@ class Comparison(RuleBasedStateMachine):
         self._restarts += 1
         self._server.stop()
         for subscription in self._open:
-            with pytest.raises(grpc.RpcError) as error:
-                subscription.take_all()
-            assert unpack(error.value).reason == "SHUTTING_DOWN"
-            due = [
-                e for e in self.model.events[subscription.start :] if subscription.is_selected(e)
-            ]
-            assert subscription.received == due[: len(subscription.received)]
+            self._ends(subscription, "SHUTTING_DOWN")
         self._open.clear()
         self._channel.close()
         self._server.start()
