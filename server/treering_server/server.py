@@ -5,7 +5,6 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -17,11 +16,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from treering_server import logs
 from treering_server.config import Settings
+from treering_server.core.eraser import Eraser
 from treering_server.core.feed import Feed
 from treering_server.core.model import Head
 from treering_server.core.reader import Reader
-from treering_server.core.storage import NewRecord
-from treering_server.core.writer import Writer
+from treering_server.core.removal import RuleChange
+from treering_server.core.streams import StreamChanges
+from treering_server.core.writer import Committed, Writer
 from treering_server.services import event_store, reflection, streams
 from treering_server.services.calls import Calls
 from treering_server.storage.database import Database, open_database, parse_url
@@ -133,8 +134,10 @@ class Server:
             lambda: self._feed.head,
             queue_bytes=self._settings.queue_bytes,
         )
+        self._eraser = Eraser(storage)
         self._add_services()
         self._feed.start()
+        self._eraser.start()
         await self._server.start()
         if not await asyncio.to_thread(self._writer.wait_until_available, FIRST_WRITE_SECONDS):
             _log.warning("can't write yet", reason=self._writer.unavailable_because)
@@ -155,10 +158,14 @@ class Server:
 
         return Notifications(url, listen_url, heard)
 
-    def _published(self, records: Sequence[NewRecord]) -> None:
-        self._feed.published(records)
+    def _published(self, committed: Committed) -> None:
+        self._feed.published(committed)
         if self._notifications is not None:
-            self._notifications.tell(records[-1].position)
+            self._notifications.tell(committed.records[-1].position)
+
+    def _stream_changed(self, change: RuleChange, head: int) -> None:
+        self._feed.changed(change, head)
+        self._eraser.nudge()
 
     def _make_server(self) -> aio.Server:
         receive_bytes = RECEIVE_FACTOR * self._limits.append_bytes
@@ -179,7 +186,8 @@ class Server:
         event_store_service = event_store.EventStoreService(
             self._writer, reader, self._feed, self._limits, self._stopping
         )
-        stream_service = streams.StreamService(reader, self._limits)
+        changes = StreamChanges(self._database.storage, self._stream_changed)
+        stream_service = streams.StreamService(reader, changes, self._limits)
         for name, handlers in (
             (event_store.NAME, event_store_service.handlers(calls)),
             (streams.NAME, stream_service.handlers(calls)),
@@ -239,6 +247,7 @@ class Server:
         await self._server.stop(self._settings.stop_seconds)
         if not await self._writer.close(CLOSE_SECONDS):
             _log.warning("left a commit", reason=self._writer.unavailable_because)
+        await self._eraser.stop()
         await self._feed.stop()
         if self._notifications is not None:
             await asyncio.to_thread(self._notifications.close)

@@ -89,7 +89,7 @@ def page_of(query: Query, after: int, until: int, *, backwards: bool) -> Callabl
 def check_condition(after: int, **parts: Any) -> Callable[[Any], Any]:
     asked = [AppendCondition(Query((item(**parts),)), after)]
     known = conditions.not_looked(asked)
-    return lambda storage: conditions.look(storage, asked, EVENTS, known)[0].match
+    return lambda storage: conditions.look(storage, asked, known)[0].match
 
 
 # What is done, how many events it may look at, and what comes out.

@@ -117,7 +117,7 @@ def test_what_else_a_subscription_says():
     assert subscribe_response(responses.heartbeat(5, EVENT_ID)) == SubscribeResponse(
         heartbeat={"position": 5, "event_id": str(EVENT_ID)}
     )
-    assert subscribe_response(responses.fell_behind(5)) == SubscribeResponse(
+    assert subscribe_response(responses.fell_behind(5, None)) == SubscribeResponse(
         fell_behind={"position": 5}
     )
 
@@ -128,7 +128,7 @@ def test_what_else_a_subscription_says():
         (responses.started(LOG_ID, 0, 0), "started"),
         (responses.caught_up(0, None), "caught_up"),
         (responses.heartbeat(0, None), "heartbeat"),
-        (responses.fell_behind(0), "fell_behind"),
+        (responses.fell_behind(0, None), "fell_behind"),
     ],
 )
 def test_there_is_content_at_position_0_too(data, content):
@@ -176,9 +176,8 @@ def a_stream(name="s", **fields) -> Stream:
             "next_version": 5,
             "recorded_at": 1_000_001,
             "deletion": "live",
-            "max_age_microseconds": None,
-            "max_count": None,
-            "truncate_before": 0,
+            "retention": FOR_EVER,
+            "deleted_version": 0,
         }
         | fields
     )
@@ -200,23 +199,23 @@ def test_a_stream():
 
 
 @pytest.mark.parametrize(
-    ("fields", "expected"),
+    ("retention", "expected"),
     [
         (
-            {"max_age_microseconds": 90_500_000},
+            model.Retention(max_age=90_500_000),
             Retention(max_age={"seconds": 90, "nanos": 500_000_000}),
         ),
-        ({"max_count": 7}, Retention(max_count=7)),
-        ({"truncate_before": 3}, Retention(truncate_before=3)),
+        (model.Retention(max_count=7), Retention(max_count=7)),
+        (model.Retention(truncate_before=3), Retention(truncate_before=3)),
         (
-            {"max_age_microseconds": 1, "max_count": 1, "truncate_before": 1},
+            model.Retention(1, 1, 1),
             Retention(max_age={"nanos": 1_000}, max_count=1, truncate_before=1),
         ),
     ],
     ids=str,
 )
-def test_how_long_a_stream_is_kept(fields, expected):
-    assert stream_info(a_stream(**fields)).retention == expected
+def test_how_long_a_stream_is_kept(retention, expected):
+    assert stream_info(a_stream(retention=retention)).retention == expected
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def storage(database_url):
 
 @asynccontextmanager
 async def writing(storage):
-    writer = Writer(storage, lambda records: None, lambda: 0)
+    writer = Writer(storage, lambda committed: None, lambda: 0)
     try:
         yield writer
     finally:

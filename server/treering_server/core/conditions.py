@@ -1,7 +1,8 @@
 """The part of an append condition that is decided before the append lock is taken.
 
-The log only grows, so what was found up to some head stays found. How long the lock is
-held then does not depend on how far back a condition reaches.
+The log only grows, so what was not found up to some head will never be found there: events
+are removed, but none comes back. How long the lock is held then does not depend on how far
+back a condition reaches.
 """
 
 import time
@@ -30,12 +31,13 @@ class Looked:
 
 
 def look(
-    storage: Storage, conditions: Sequence[AppendCondition], until: int, known: Sequence[Looked]
+    storage: Storage, conditions: Sequence[AppendCondition], known: Sequence[Looked]
 ) -> list[Looked]:
-    """Looks on to a position, from where each condition was looked at before."""
+    """Looks on to the head, from where each condition was looked at before."""
     deadline = time.monotonic() + BUDGET_SECONDS
+    head = storage.head().position
     return [
-        _look_on(storage, condition.fail_if_match, until, before, deadline)
+        _look_on(storage, condition.fail_if_match, head, before, deadline)
         for condition, before in zip(conditions, known, strict=True)
     ]
 

@@ -5,6 +5,7 @@ that was accepted before. Nothing here waits or asks a database.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from treering_server.core.conditions import Looked
 from treering_server.core.errors import (
@@ -20,6 +21,7 @@ from treering_server.core.incarnations import check_current
 from treering_server.core.model import Append, Appended, NewEvent, StreamVersion
 from treering_server.core.query import Terms
 from treering_server.core.record import EnvelopeEncoder, same_event
+from treering_server.core.removal import Rule
 from treering_server.core.storage import (
     NO_STREAM,
     Incarnation,
@@ -58,6 +60,12 @@ class BatchState:
         """A stream, as far as an append needs to know it."""
         return self.streams.get(name, NO_STREAM)
 
+    def moving_rules(self) -> dict[str, Rule]:
+        """What of the streams that are written to is removed as they grow."""
+        streams = {record.terms.stream for record in self.records}
+        rules = {name: self.stream(name).rule for name in streams if name}
+        return {name: rule for name, rule in rules.items() if rule.is_moving}
+
 
 def decide(
     state: BatchState,
@@ -80,8 +88,9 @@ def decide(
     Raises:
         Refusal: Why it is not recorded.
     """
+    recorded_at = max(now, state.recorded_at)
     placed = append.placed_events()
-    repeated = _repeated(state, placed)
+    repeated = _repeated(state, placed, recorded_at)
     if repeated is not None:
         return repeated
     check_current(append.expected_log_id, state.log_state, state.incarnations)
@@ -92,11 +101,13 @@ def decide(
         version = state.stream(part.stream).version
         if part.expectation is not None and not part.expectation.holds(version):
             raise VersionConflict(part.stream, part.expectation, version)
-    _check_conditions(state, append, looked)
-    return _accept(state, placed, now, encoder)
+    _check_conditions(state, append, looked, recorded_at)
+    return _accept(state, placed, recorded_at, encoder)
 
 
-def _repeated(state: BatchState, placed: Sequence[tuple[str, NewEvent]]) -> Appended | None:
+def _repeated(
+    state: BatchState, placed: Sequence[tuple[str, NewEvent]], now: int
+) -> Appended | None:
     """The answer of the first time, if this append is a repeat; None if all of it is new."""
     found = [state.ids.get(event.id) for _, event in placed]
     taken = [each for each in found if each is not None]
@@ -108,7 +119,7 @@ def _repeated(state: BatchState, placed: Sequence[tuple[str, NewEvent]]) -> Appe
             recorded is None
             or recorded.stream != stream
             or recorded.position != first.position + index
-            or (recorded.record is not None and not same_event(event.body, recorded.record))
+            or _differs(state, event, recorded, now)
         ):
             conflicting = next(
                 event for (_, event), each in zip(placed, found, strict=True) if each
@@ -125,7 +136,20 @@ def _repeated(state: BatchState, placed: Sequence[tuple[str, NewEvent]]) -> Appe
     )
 
 
-def _check_conditions(state: BatchState, append: Append, looked: Sequence[Looked]) -> None:
+def _differs(state: BatchState, event: NewEvent, recorded: RecordedId, now: int) -> bool:
+    """Whether what an event says is not what was recorded. Of a removed one nobody can tell."""
+    stream = state.streams.get(recorded.stream)
+    is_removed = stream is not None and stream.rule.removes(
+        recorded.version, recorded.recorded_at, last_version=stream.last_version, now=now
+    )
+    if is_removed or recorded.record is None:
+        return False
+    return not same_event(event.body, recorded.record)
+
+
+def _check_conditions(
+    state: BatchState, append: Append, looked: Sequence[Looked], now: int
+) -> None:
     for index, (condition, history) in enumerate(zip(append.conditions, looked, strict=True)):
         if condition.after_position > state.head:
             raise PositionAheadOfLog(
@@ -135,7 +159,7 @@ def _check_conditions(state: BatchState, append: Append, looked: Sequence[Looked
             raise ConditionFailed(history.match, index)
         if history.too_costly:
             raise ConditionTooCostly(index)
-        match = state.tail.first(condition.fail_if_match, history.to)
+        match = state.tail.first(condition.fail_if_match, history.to, now)
         if match is not None:
             raise ConditionFailed(match, index)
 
@@ -143,10 +167,9 @@ def _check_conditions(state: BatchState, append: Append, looked: Sequence[Looked
 def _accept(
     state: BatchState,
     placed: Sequence[tuple[str, NewEvent]],
-    now: int,
+    recorded_at: int,
     encoder: EnvelopeEncoder,
 ) -> Appended:
-    recorded_at = max(now, state.recorded_at)
     first = state.head + 1
     last_versions: dict[str, int] = {}
     for position, (stream, event) in enumerate(placed, start=first):
@@ -167,9 +190,9 @@ def _accept(
             )
         )
         state.ids[event.id] = RecordedId(position, stream, version, recorded_at, record)
-        state.tail.push(state.records[-1].terms)
+        state.tail.push(state.records[-1].terms, version, recorded_at)
     for stream, version in last_versions.items():
-        state.streams[stream] = StreamState(version=version, last_version=version)
+        state.streams[stream] = replace(state.stream(stream), version=version, last_version=version)
     state.head += len(placed)
     state.recorded_at = recorded_at
     return Appended(

@@ -3,7 +3,11 @@
 Runs on the event loop. This server's own commits are handed in by the writer; those of
 other servers are fetched when a poll of the head, or a notification, tells of them. The
 ring holds consecutive events and is bounded by bytes: a subscription is a position in it,
-and one that falls out of it reads history again.
+and one that falls out of it reads history again. What is removed is not handed out any
+more: the feed is told of each change of a stream, or reads of it with the next poll.
+
+All that it holds is of one incarnation. When the log has begun a new one, what came after
+the fork is forgotten, and all who wait are woken.
 
 An event finds the queries that wait for it by the terms that both have, so that
 thousands of idle subscriptions cost nothing; equal queries are one, and share their
@@ -12,18 +16,23 @@ batches.
 
 import asyncio
 import contextlib
+import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
+from treering_server.core.errors import LogState, StorageUnavailable
+from treering_server.core.incarnations import last_common_position
 from treering_server.core.model import Head
 from treering_server.core.pages import PAGE_BYTES
-from treering_server.core.query import Query, QueryItem, Terms, category_of
-from treering_server.core.record import join, parse
-from treering_server.core.storage import NewRecord, Storage
+from treering_server.core.query import Query, QueryItem, Terms, category_of, events_of_stream
+from treering_server.core.record import Recorded, join, parse
+from treering_server.core.removal import Rule, RuleChange
+from treering_server.core.storage import Incarnation, LogNews, NewRecord, Storage
 from treering_server.core.tail import Tail, Term, terms_of
+from treering_server.core.writer import Committed
 
 RING_BYTES = 64 * 1024 * 1024
 EVENT_OVERHEAD_BYTES = 512
@@ -33,6 +42,8 @@ FETCHED_EVENTS = 4_000
 FETCHED_BYTES = 4 * 1024 * 1024
 PUSHED_EVENTS = 256
 """Events taken in at a time: half a millisecond of the loop."""
+FRESH_SECONDS = 0.02
+"""For so long after a look at the database nobody asks whether something was removed."""
 ANY_EVENT: Term = ("any", "")
 
 
@@ -47,6 +58,20 @@ class Batch:
     payload: bytes
     position: int
     """Every event up to here was looked at."""
+    last_position: int
+    """Of the last event in it; 0: it is empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look at the database found: first the events, then the news, so that nothing
+    is among the events that the news do not tell of."""
+
+    events: list[tuple[int, bytes | None, Recorded | None]]
+    rules: dict[str, Rule]
+    news: LogNews
+    incarnations: Sequence[Incarnation]
+    """If the log has another id than it had."""
 
 
 class LiveQuery:
@@ -60,9 +85,11 @@ class LiveQuery:
         self.woken: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """Done with the next match; its result is the position before it, up to which nothing
         matched since."""
-        self.last: tuple[int, int, Batch] | None = None
-        """The batch made last, with the position after which and the head at which: all that
-        wait for the same query usually ask for the same one."""
+        self.last: tuple[int, int, float, Batch] | None = None
+        """The batch made last, with the position after which, the head at which and the time
+        until which: all that wait for the same query usually ask for the same one."""
+        self.is_deleted = False
+        """It asks for one stream, which was deleted permanently."""
 
     def wake(self, quiet_to: int) -> None:
         """Tells all who wait now."""
@@ -96,13 +123,18 @@ class Feed:
         self._storage = storage
         self._ring_bytes = ring_bytes
         self._poll_seconds = poll_seconds
+        self.log_id = head.log_id
+        """Of the incarnation that all that is held here belongs to."""
+        self._generation = head.generation
         self._tail = Tail(head.position)
         self._records: dict[int, bytes | None] = {}
         self._bytes = 0
-        self._incoming: deque[Sequence[NewRecord]] = deque()
+        self._incoming: deque[Committed] = deque()
         self._queries: dict[Query, LiveQuery] = {}
         self._waiting: defaultdict[Term, set[LiveQuery]] = defaultdict(set)
         self._nudge = asyncio.Event()
+        self._looked: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._fresh_until = 0.0
         self._following: asyncio.Task[None] | None = None
         self.available = True
         """Whether the last look at the database succeeded."""
@@ -127,26 +159,64 @@ class Feed:
         """Looks at the database now: somebody tells of a new head."""
         self._nudge.set()
 
-    def published(self, records: Sequence[NewRecord]) -> None:
+    async def look_again(self) -> None:
+        """Waits for the end of a look at the database that had not begun yet.
+
+        Raises:
+            StorageUnavailable: It failed.
+        """
+        self.nudge()
+        if not await asyncio.shield(self._looked):
+            raise StorageUnavailable("the end of the log can't be looked at")
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the database was looked at just now."""
+        return time.monotonic() < self._fresh_until
+
+    def published(self, committed: Committed) -> None:
         """Takes what this server's writer committed."""
-        self._incoming.append(records)
+        self._incoming.append(committed)
         if len(self._incoming) == 1:
             self._take_in()
 
     def _take_in(self) -> None:
         """Takes some of what was handed in, and goes on in the loop's next round: a large batch
         must not hold up everybody else."""
-        records = self._incoming.popleft()
-        some, rest = records[:PUSHED_EVENTS], records[PUSHED_EVENTS:]
-        if some[0].position == self.head + 1:
-            self._push([(record.record, record.terms) for record in some])
-        elif some[0].position > self.head:
-            # Other servers' events come first, and must be fetched.
+        if not self._incoming:
+            return
+        committed = self._incoming.popleft()
+        some, rest = committed.records[:PUSHED_EVENTS], committed.records[PUSHED_EVENTS:]
+        if committed.log_id != self.log_id or some[0].position > self.head + 1:
+            # The log has a new id, or other servers' events come first: must be fetched.
             self.nudge()
+        elif some[0].position == self.head + 1:
+            self._set_rules(committed.rules)
+            self._push([(record.record, record) for record in some])
+            if committed.generation == self._generation:
+                self._fresh_until = time.monotonic() + FRESH_SECONDS
+            else:
+                self.nudge()
         if rest:
-            self._incoming.appendleft(rest)
+            self._incoming.appendleft(replace(committed, records=rest))
         if self._incoming:
             asyncio.get_running_loop().call_soon(self._take_in)
+
+    def changed(self, change: RuleChange, until: int) -> None:
+        """Takes a change of a stream's retention or deletion.
+
+        Args:
+            change: The change.
+            until: The head when it was made, or later.
+        """
+        self._tail.set_rule(change.stream, change.rule, change.last_version, until)
+        for live in self._queries.values():
+            live.last = None
+        if change.is_permanently_deleted:
+            of_stream = self._queries.get(events_of_stream(change.stream))
+            if of_stream is not None:
+                of_stream.is_deleted = True
+                of_stream.wake(0)
 
     def event_id(self, position: int) -> UUID | None:
         """Id of an event that the ring holds."""
@@ -185,13 +255,18 @@ class Feed:
         """
         if not self.holds_after(after):
             raise FellOut
-        if live.last is not None and live.last[:2] == (after, self.head):
-            return live.last[2]
+        last_made = live.last
+        if (
+            last_made is not None
+            and last_made[:2] == (after, self.head)
+            and time.monotonic() < last_made[2]
+        ):
+            return last_made[3]
         records: list[bytes] = []
         size = 0
         position = max(after, self.head)
         last = after
-        for match in self._tail.find(live.query, after):
+        for match in self._tail.find(live.query, after, time.time_ns() // 1000):
             record = self._records[match]
             if record is None:
                 continue
@@ -201,9 +276,11 @@ class Feed:
                 break
             records.append(record)
             last = match
-        batch = Batch(join(records), position)
+        batch = Batch(join(records), position, last if records else 0)
         if live.holders > 1:
-            live.last = (after, self.head, batch)
+            # What is removed by its age is so at a time.
+            until = time.monotonic() + FRESH_SECONDS if self._tail.has_rules else float("inf")
+            live.last = (after, self.head, until, batch)
         return batch
 
     async def _follow(self) -> None:
@@ -212,39 +289,78 @@ class Feed:
                 async with asyncio.timeout(self._poll_seconds):
                     await self._nudge.wait()
             self._nudge.clear()
+            looked, self._looked = self._looked, asyncio.get_running_loop().create_future()
             try:
                 await self._catch_up()
+                self.available = True
             except Exception:  # noqa: BLE001 - the health tells, and the next poll tries again
                 self.available = False
+            looked.set_result(self.available)
 
     async def _catch_up(self) -> None:
-        """Fetches what other servers wrote."""
+        """Fetches what other servers did."""
         while True:
-            fetched = await asyncio.to_thread(self._fetch, self.head)
-            self.available = True
-            for start in range(0, len(fetched), PUSHED_EVENTS):
-                some = fetched[start : start + PUSHED_EVENTS]
+            began = time.monotonic()
+            look = await asyncio.to_thread(self._look, self.head, self._generation, self.log_id)
+            if look.incarnations:
+                self._begin_incarnation(look.news.log_id, look.incarnations)
+                continue
+            self._set_rules(look.rules)
+            for start in range(0, len(look.events), PUSHED_EVENTS):
+                some = look.events[start : start + PUSHED_EVENTS]
                 # Meanwhile the writer may have handed in some of them.
-                new = [(record, terms) for position, record, terms in some if position > self.head]
+                new = [(record, event) for position, record, event in some if position > self.head]
                 if new:
                     self._push(new)
                 await asyncio.sleep(0)
-            if not fetched:
+            for change in look.news.changes:
+                self.changed(change, look.news.until)
+            self._generation = look.news.generation
+            if not look.events and not look.news.changes:
+                self._fresh_until = began + FRESH_SECONDS
                 return
 
-    def _fetch(self, after: int) -> list[tuple[int, bytes | None, Terms | None]]:
+    def _look(self, after: int, generation: int, log_id: UUID) -> _Look:
         rows = self._storage.records(
             after, after + FETCHED_EVENTS, backwards=False, max_bytes=FETCHED_BYTES
         )
-        return [
-            (position, record, None if record is None else parse(record).terms)
+        events = [
+            (position, record, None if record is None else parse(record))
             for position, _, record in rows
         ]
+        news = self._storage.news(generation)
+        rules: dict[str, Rule] = {}
+        if events and news.generation:
+            streams = {event.terms.stream for _, _, event in events if event is not None}
+            rules = self._storage.moving_rules(streams)
+        incarnations = [] if news.log_id == log_id else self._storage.incarnations()
+        return _Look(events, rules, news, incarnations)
 
-    def _push(self, events: Sequence[tuple[bytes | None, Terms | None]]) -> None:
+    def _begin_incarnation(self, log_id: UUID, incarnations: Sequence[Incarnation]) -> None:
+        """Forgets what came after the fork, and wakes all who wait."""
+        state = LogState(log_id, self.head)
+        common = last_common_position(self.log_id, state, incarnations)
+        self.log_id = log_id
+        self._incoming.clear()
+        if common is not None and common < self.head:
+            self._tail = Tail(common)
+            self._records.clear()
+            self._bytes = 0
+        for live in self._queries.values():
+            live.last = None
+            live.wake(0)
+
+    def _set_rules(self, rules: Mapping[str, Rule]) -> None:
+        for stream, rule in rules.items():
+            self._tail.set_rule(stream, rule, 0, self.head)
+
+    def _push(self, events: Sequence[tuple[bytes | None, Recorded | NewRecord | None]]) -> None:
         first = self.head + 1
-        for record, terms in events:
-            self._tail.push(terms)
+        for record, event in events:
+            if event is None:
+                self._tail.push_removed()
+            else:
+                self._tail.push(event.terms, event.version, event.recorded_at)
             self._records[self._tail.head] = record
             self._bytes += len(record or b"") + EVENT_OVERHEAD_BYTES
         while self._bytes > self._ring_bytes and len(self._tail) > 1:
@@ -252,7 +368,7 @@ class Feed:
             forgotten = self._records.pop(self._tail.base)
             self._bytes -= len(forgotten or b"") + EVENT_OVERHEAD_BYTES
         if self._waiting:
-            self._wake(first, [terms for _, terms in events])
+            self._wake(first, [None if event is None else event.terms for _, event in events])
 
     def _wake(self, first: int, events: Sequence[Terms | None]) -> None:
         woken: set[LiveQuery] = set()

@@ -117,6 +117,8 @@ class Head:
     """When the event at `position` was recorded; 0 if the log is empty."""
     event_id: UUID | None
     """Id of the event at `position`; None if the log is empty."""
+    generation: int = 0
+    """Raised by every change of a stream's retention or deletion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +209,38 @@ DeletionState = Literal["live", "deleted", "permanent"]
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """How long events of a stream are kept: what any part excludes is removed."""
+
+    max_age: int | None = None
+    """In microseconds."""
+    max_count: int | None = None
+    truncate_before: int = 0
+
+
+FOR_EVER = Retention()
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStream:
+    """A new retention for a stream that exists."""
+
+    stream: str
+    retention: Retention
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteStream:
+    """A stream to delete."""
+
+    stream: str
+    expectation: Expectation | None
+    permanent: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Stream:
-    """What is known about a stream that was written to."""
+    """What is known about a stream that was written to, or whose name was made unusable."""
 
     name: str
     version: int
@@ -216,9 +248,10 @@ class Stream:
     first_version: int
     """The oldest version that can be read; 0: none."""
     next_version: int
+    """The version that its next event gets: after a deletion versions go on."""
     recorded_at: int
-    """When its last event was recorded."""
+    """When its last event was recorded; 0: it never had one."""
     deletion: DeletionState
-    max_age_microseconds: int | None
-    max_count: int | None
-    truncate_before: int
+    retention: Retention
+    deleted_version: int
+    """Versions up to here were removed by a deletion."""

@@ -31,6 +31,8 @@ class Page:
     count: int
     looked_to: int
     """Every event on the way to this position was looked at."""
+    last_position: int
+    """Of the last event in it; 0: it is empty."""
     last: bool
     """Whether this was all."""
 
@@ -51,7 +53,8 @@ def walk(storage: Storage, query: Query, after: int, until: int, *, backwards: b
 
 def _page(rows: list[StoredRecord], looked_to: int, *, last: bool) -> Page:
     records = [record for _, _, record in rows if record is not None]
-    return Page(join(records), len(records), looked_to, last)
+    there = (position for position, _, record in reversed(rows) if record is not None)
+    return Page(join(records), len(records), looked_to, next(there, 0), last)
 
 
 class LogPages:
@@ -63,21 +66,41 @@ class LogPages:
         self._after = after
         self._until = until
         self._backwards = backwards
+        self._fruitless = 1
 
     def next(self, most: int) -> Page:
         """See `Pages`."""
-        after, until = _nearest(self._after, self._until, most, backwards=self._backwards)
+        # No more than is asked for, unless it takes many to find one that is not removed.
+        window = max(most, self._fruitless)
+        after, until = _nearest(self._after, self._until, window, backwards=self._backwards)
         rows = []
         if after < until:
             rows = self._storage.records(
                 after, until, backwards=self._backwards, max_bytes=PAGE_BYTES
             )
+        if rows:
+            rows = _first_events(rows, most)
         # Without rows, all that was there is gone.
         if self._backwards:
             self._until = rows[-1][0] - 1 if rows else after
-            return _page(rows, self._until, last=self._until <= self._after)
-        self._after = rows[-1][0] if rows else until
-        return _page(rows, self._after, last=self._after >= self._until)
+            page = _page(rows, self._until, last=self._until <= self._after)
+        else:
+            self._after = rows[-1][0] if rows else until
+            page = _page(rows, self._after, last=self._after >= self._until)
+        self._fruitless = 1 if page.count else min(2 * window, PAGE_EVENTS)
+        return page
+
+
+def _first_events(rows: list[StoredRecord], most: int) -> list[StoredRecord]:
+    """The rows up to the last of so many events that are there."""
+    if len(rows) <= most:
+        return rows
+    there = 0
+    for index, (_, _, record) in enumerate(rows, start=1):
+        there += record is not None
+        if there == most:
+            return rows[:index]
+    return rows
 
 
 def _nearest(after: int, until: int, most: int, *, backwards: bool) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from treering_server.core.errors import (
     PositionAheadOfLog,
     StreamDeleted,
 )
-from treering_server.core.incarnations import check_position
+from treering_server.core.incarnations import check_position, last_common_position
 from treering_server.core.model import (
     AfterPosition,
     AfterTime,
@@ -104,10 +104,18 @@ class Reader:
         return await asyncio.to_thread(self._reading, read, head)
 
     async def pages(self, reading: Reading, limit: int | None) -> AsyncIterator[Page]:
-        """The pages of a read that have events."""
+        """The pages of a read that have events.
+
+        Raises:
+            LogDiverged: The log has lost its end meanwhile, and with it events of the read.
+        """
         remaining = pages.PAGE_EVENTS if limit is None else limit
         while remaining > 0:
             page = await asyncio.to_thread(reading.pages.next, remaining)
+            if self._storage.log_id != reading.log_id:
+                common = await self.last_common_position(reading.log_id)
+                if common < reading.head_position:
+                    raise LogDiverged(await self._log_state(), common)
             if page.count:
                 yield page
             if page.last:
@@ -130,6 +138,22 @@ class Reader:
                 raise MinPositionNotReached(position, LogState(head.log_id, head.position))
             await asyncio.sleep(min(pause, remaining))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    @property
+    def log_id(self) -> UUID:
+        """The log's id, as of the last page or later."""
+        return self._storage.log_id
+
+    async def last_common_position(self, log_id: UUID) -> int:
+        """Up to where the history of an id that the log has or had is still the log's."""
+        state = await self._log_state()
+        incarnations = await asyncio.to_thread(self._storage.incarnations)
+        common = last_common_position(log_id, state, incarnations)
+        return state.head_position if common is None else common
+
+    async def _log_state(self) -> LogState:
+        head = await self.head()
+        return LogState(head.log_id, head.position)
 
     async def _check_log(self, expected: UUID, position: int, head: Head) -> None:
         if not self._incarnations or self._incarnations[-1].log_id != head.log_id:
@@ -158,26 +182,27 @@ class Reader:
         return Reading(until, 0, head.log_id, walk)
 
     def _stream_reading(self, read: Read, stream: str, head: Head, until: int) -> Reading:
-        version = self._storage.version_at(stream, until)
+        span = self._storage.span(stream, until)
         after = 0
-        newest = version
+        newest = span.last
         match read.after:
             case None:
                 pass
             case AfterVersion(given) if read.backwards:
-                newest = min(version, given - 1)
+                newest = min(newest, given - 1)
             case AfterVersion(given):
                 self._check_version(stream, given, head)
                 after = given
             case given if read.backwards:
-                newest = min(
-                    version, self._storage.version_at(stream, self._position_before(given))
-                )
+                before = self._storage.span(stream, self._position_before(given))
+                newest = min(newest, before.last)
             case given:
-                after = self._storage.version_at(stream, self._position_after(given, head))
+                after = self._storage.span(stream, self._position_after(given, head)).last
+        after = max(after, span.first - 1)
         walk = pages.StreamPages(
             self._storage, stream, after, newest, until=until, backwards=read.backwards
         )
+        version = span.last if span.last > span.deleted else 0
         return Reading(until, version, head.log_id, walk)
 
     def _position_after(self, after: AfterPosition | AfterTime, head: Head) -> int:
@@ -252,9 +277,12 @@ class Reader:
         if not isinstance(source, StreamSource):
             return pages.walk(self._storage, source, after, until, backwards=False)
         stream = source.stream
-        first = await asyncio.to_thread(self._storage.version_at, stream, after)
-        last = await asyncio.to_thread(self._storage.version_at, stream, until)
-        return pages.StreamPages(self._storage, stream, first, last, until=until, backwards=False)
+        before = await asyncio.to_thread(self._storage.span, stream, after)
+        span = await asyncio.to_thread(self._storage.span, stream, until)
+        first = max(before.last, span.first - 1)
+        return pages.StreamPages(
+            self._storage, stream, first, span.last, until=until, backwards=False
+        )
 
     async def history_page(self, walk: Pages) -> Page:
         """The next page of a subscription's history, in turn with those of others."""

@@ -1,7 +1,7 @@
 """What the core asks of a database.
 
-Every method blocks and may be called from any thread, except that one thread alone
-writes. Each read is a short transaction of its own. Windows are always `after <
+Every method blocks and may be called from any thread. Each read is a short transaction of
+its own, and sees no event that is removed at that moment. Windows are always `after <
 position <= until`, whichever way they are walked.
 
 A database that can't be reached or refuses its service raises a `Refusal` from
@@ -10,7 +10,7 @@ have caused raises `StorageDefect`; a commit whose end is not known raises
 `CommitUnknown`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -18,6 +18,7 @@ from uuid import UUID
 
 from treering_server.core.model import Head, ListStreams, Stream
 from treering_server.core.query import QueryItem, Terms
+from treering_server.core.removal import NOTHING, Rule, RuleChange
 
 
 class StorageDefect(Exception):
@@ -38,7 +39,7 @@ class Incarnation:
 
 
 StoredRecord: TypeAlias = tuple[int, int | None, bytes | None]
-"""Position, version (None: of no stream) and record (None: erased), as the driver gives
+"""Position, version (None: of no stream) and record (None: removed), as the driver gives
 them: a class of our own would cost more than reading the row."""
 
 
@@ -62,6 +63,8 @@ class StreamState:
     last_version: int
     """The last version it was ever given: the next one is one more."""
     permanently_deleted: bool = False
+    rule: Rule = NOTHING
+    """What of it is removed."""
 
 
 NO_STREAM = StreamState(version=0, last_version=0)
@@ -76,6 +79,7 @@ class RecordedId:
     version: int
     recorded_at: int
     record: bytes | None
+    """None: erased."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,58 @@ class NewRecord:
     record: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class StreamSpan:
+    """The versions that a stream has at some position."""
+
+    last: int
+    """The last one that it was given up to there; 0: none."""
+    first: int
+    """The oldest of all that can be read; more than the last one, if none can."""
+    deleted: int
+    """Versions up to here were removed by a deletion."""
+
+
+NO_SPAN = StreamSpan(last=0, first=1, deleted=0)
+
+
+@dataclass(frozen=True, slots=True)
+class LogNews:
+    """What a server must know that others changed."""
+
+    log_id: UUID
+    generation: int
+    changes: Sequence[RuleChange]
+    """Of the generations since the one that was named. Perhaps not all: they are up to
+    `generation`."""
+    until: int
+    """The head, or later: no event after it is older than the changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemovingStream:
+    """A stream of which events are removed, or may be as it grows or time goes on."""
+
+    id: int
+    floor_version: int
+    """Versions up to here are marked as removed for good."""
+    removed_version: int
+    """Versions up to here are removed now: if it is more, they are to be marked."""
+    erased_version: int
+    """The content of versions up to here is erased."""
+    is_moving: bool
+    """Whether it has a bound on age or number."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErasableEvent:
+    """An event that is removed, and whose content is still there."""
+
+    version: int
+    position: int
+    record: bytes | None
+
+
 class WriteTransaction(Protocol):
     """A transaction that holds the append lock."""
 
@@ -110,6 +166,23 @@ class WriteTransaction(Protocol):
 
     def records(self, after: int, until: int, *, max_bytes: int) -> list[StoredRecord]:
         """Records of a window, cut so that they stay within `max_bytes`; but at least one."""
+
+    def stream(self, name: str, now: int) -> Stream | None:
+        """A stream, removal judged at a time; None if nothing is known of it."""
+
+    def change_stream(self, changed: Stream, floor_version: int) -> None:
+        """Stores a stream's retention and deletion, and raises the generation.
+
+        Args:
+            changed: What it shall be like. It need not have been written to.
+            floor_version: Versions up to this one are removed for good.
+        """
+
+    def raise_floors(self, floors: Mapping[int, int]) -> None:
+        """Marks versions of streams, by their ids, as removed for good."""
+
+    def settle(self, stream_ids: Collection[int]) -> None:
+        """Forgets those of the streams of which nothing is left to remove or erase."""
 
     def insert(self, records: Sequence[NewRecord]) -> None:
         """Stores events, their tags, and the streams, categories and types new with them."""
@@ -158,8 +231,8 @@ class Storage(Protocol):
     ) -> list[StoredRecord]:
         """Records of a window of versions of a stream, cut likewise."""
 
-    def version_at(self, stream: str, position: int) -> int:
-        """The last version that a stream was given up to a position; 0: none."""
+    def span(self, stream: str, position: int) -> StreamSpan:
+        """The versions that a stream was given up to a position, and can be read now."""
 
     def matching(
         self, item: QueryItem, after: int, until: int, *, backwards: bool, max_postings: int
@@ -172,6 +245,34 @@ class Storage(Protocol):
 
     def streams(self, request: ListStreams) -> list[Stream]:
         """Streams in order of name, byte by byte, after `request.after_name`."""
+
+    def moving_rules(self, names: Collection[str]) -> dict[str, Rule]:
+        """Of the streams named, the rules of those that have a bound on age or number."""
+
+    def news(self, since: int) -> LogNews:
+        """Changes of retention and deletion after a generation, and the log's id."""
+
+    @property
+    def log_id(self) -> UUID:
+        """The log's id as the youngest connection found it. What was read before it changed is
+        of the history of the id before."""
+
+    def removing(self, after_id: int, most: int) -> list[RemovingStream]:
+        """Streams of which events are or may be removed, in order of their ids."""
+
+    def erasable(self, stream: RemovingStream, most: int) -> list[ErasableEvent]:
+        """The first of a stream's events that are removed for good and not erased."""
+
+    def erase(
+        self, stream_id: int, events: Sequence[ErasableEvent], tags: Sequence[tuple[str, int]]
+    ) -> bool:
+        """Takes the content of a stream's events away, and their tags (each with its
+        position) with it. Other servers' appends need not wait. False: another server is
+        at it."""
+
+    def shred(self) -> bool:
+        """Overwrites what is left of erased content in the database's files, as far as it is
+        at hand. False: not all of it, for now."""
 
     def write(self, lock_seconds: float) -> AbstractContextManager[WriteTransaction]:
         """Takes the append lock, waiting that long at most. Leaving without a commit rolls

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from treering_server.core.errors import ShuttingDown
+from treering_server.core.errors import LogDiverged, LogState, ShuttingDown, StreamDeleted
 from treering_server.core.feed import Feed, FellOut, LiveQuery
 from treering_server.core.model import StreamSource, Subscribe
 from treering_server.core.pages import Page
@@ -33,6 +33,8 @@ class Events:
     """Matching events, joined as they are sent."""
 
     payload: bytes
+    last_position: int
+    """Of the last of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class FellBehind:
     """It reads history again."""
 
     position: int
+    log_id: UUID | None = None
+    """If the log has begun a new incarnation: its id from here on."""
 
 
 Signal: TypeAlias = Started | Events | CaughtUp | Heartbeat | FellBehind
@@ -82,6 +86,9 @@ class Subscription:
         self._stopping = stopping
         self._position = 0
         """Everything up to here was looked at, and sent if it matched."""
+        self._told = 0
+        """The highest position that the subscriber was told."""
+        self._log_id: UUID | None = None
         self._sent_at = time.monotonic()
 
     async def signals(self) -> AsyncIterator[Signal]:
@@ -90,37 +97,67 @@ class Subscription:
         Raises:
             Refusal: Why it was refused, or why it ends.
         """
-        head, self._position = await self._reader.start(self._subscribe)
-        yield Started(head.log_id, self._position, head.position)
-        self._sent_at = time.monotonic()
-        until = head.position
-        query = (
-            events_of_stream(self._source.stream)
-            if isinstance(self._source, StreamSource)
-            else self._source
-        )
+        source = self._source
+        query = events_of_stream(source.stream) if isinstance(source, StreamSource) else source
+        # Before it is looked whether the stream is deleted, so that no deletion is missed.
         with self._feed.live(query) as live:
+            head, self._position = await self._reader.start(self._subscribe)
+            self._log_id = head.log_id
+            yield self._told_now(Started(head.log_id, self._position, head.position))
+            until = head.position
             while True:
-                async for signal in self._history(until):
-                    yield signal
-                    self._sent_at = time.monotonic()
-                if self._feed.holds_after(self._position):
-                    yield CaughtUp(self._position, await self._event_id())
-                    self._sent_at = time.monotonic()
+                async for signal in self._history(live, until):
+                    yield self._told_now(signal)
+                if self._is_left_behind():
+                    yield self._told_now(await self._follow_log())
+                elif self._feed.holds_after(self._position):
+                    caught_up = CaughtUp(self._position, await self._event_id())
+                    yield self._told_now(caught_up)
                     async for signal in self._live(live):
-                        yield signal
-                        self._sent_at = time.monotonic()
-                    yield FellBehind(self._position)
-                    self._sent_at = time.monotonic()
+                        yield self._told_now(signal)
+                    if not self._is_left_behind():
+                        yield self._told_now(FellBehind(self._position))
                 until = self._feed.head
 
-    async def _history(self, until: int) -> AsyncIterator[Signal]:
+    def _told_now(self, signal: Signal) -> Signal:
+        """What is sent, and from now on known to the subscriber."""
+        match signal:
+            case Started(_, position, _) | Events(_, position):
+                self._told = max(self._told, position)
+            case CaughtUp(position) | Heartbeat(position) | FellBehind(position):
+                self._told = max(self._told, position)
+        self._sent_at = time.monotonic()
+        return signal
+
+    def _is_left_behind(self) -> bool:
+        """Whether the log may have begun a new incarnation."""
+        return self._reader.log_id != self._log_id or self._feed.log_id != self._log_id
+
+    async def _follow_log(self) -> FellBehind:
+        """Goes on in the log's new incarnation, if that has all that was sent.
+
+        Raises:
+            LogDiverged: It has not.
+        """
+        self._check_stopping()
+        await self._feed.look_again()
+        assert self._log_id is not None
+        common = await self._reader.last_common_position(self._log_id)
+        head = await self._reader.head()
+        if self._told > common:
+            raise LogDiverged(LogState(head.log_id, head.position), common)
+        self._position = min(self._position, common)
+        self._log_id = head.log_id
+        return FellBehind(self._position, head.log_id)
+
+    async def _history(self, live: LiveQuery, until: int) -> AsyncIterator[Signal]:
         """What matches up to a position."""
         if self._position >= until:
             return
         walk = await self._reader.history(self._source, self._position, until)
         last = False
         while not last:
+            self._check_deleted(live)
             reading = asyncio.create_task(self._reader.history_page(walk))
             try:
                 while not await self._done_in_time(reading):
@@ -128,10 +165,13 @@ class Subscription:
                 page = reading.result()
             finally:
                 reading.cancel()
+            if self._is_left_behind():
+                # It may be of a history that the subscriber does not know.
+                return
             last = page.last
             self._position = until if last else page.looked_to
             if page.count:
-                yield Events(page.payload)
+                yield Events(page.payload, page.last_position)
             elif self._silence_left() <= 0:
                 yield await self._heartbeat()
 
@@ -148,17 +188,23 @@ class Subscription:
         return reading.done()
 
     async def _live(self, live: LiveQuery) -> AsyncIterator[Signal]:
-        """What comes, until the subscriber falls out of the ring."""
+        """What comes, until the subscriber falls out of the ring, or the log loses its end."""
         while True:
             self._check_stopping()
+            self._check_deleted(live)
             woken = live.woken
+            if self._position < self._feed.head and not self._feed.is_fresh:
+                # What waited in the ring may have been removed meanwhile by another server.
+                await self._feed.look_again()
+            if self._is_left_behind():
+                return
             try:
                 batch = self._feed.batch(live, self._position)
             except FellOut:
                 return
             self._position = batch.position
             if batch.payload:
-                yield Events(batch.payload)
+                yield Events(batch.payload, batch.last_position)
             elif self._silence_left() <= 0:
                 yield await self._heartbeat()
             elif self._position >= self._feed.head:
@@ -182,6 +228,10 @@ class Subscription:
     def _check_stopping(self) -> None:
         if self._stopping.done():
             raise ShuttingDown
+
+    def _check_deleted(self, live: LiveQuery) -> None:
+        if live.is_deleted and isinstance(self._source, StreamSource):
+            raise StreamDeleted(self._source.stream)
 
     async def _heartbeat(self) -> Heartbeat:
         return Heartbeat(self._position, await self._event_id())

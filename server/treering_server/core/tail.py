@@ -4,6 +4,9 @@ An inverted index names, for each stream, category, type and tag, the ascending 
 that have it, so that finding a query's matches costs what its narrowest term names. The
 index is brought up to date when it is asked: a log that nobody queries pays nothing.
 
+What is removed is not found: the tail knows of each stream that may have removed events
+what rule is on it.
+
 Owned by one thread at a time; the writer and the feed have one each.
 """
 
@@ -13,11 +16,14 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from treering_server.core.query import Query, QueryItem, Terms
+from treering_server.core.removal import Rule
 
 Term: TypeAlias = tuple[str, str]
 
 COMPACTED = 64
 """Trimmed positions that a posting keeps at least before it is copied."""
+FEW_RULES = 64
+"""So many are kept without looking for those that no event is left of."""
 
 
 def terms_of(terms: Terms) -> Iterator[Term]:
@@ -50,14 +56,27 @@ class _Posting:
             self.trimmed = 0
 
 
+@dataclass(slots=True)
+class _Ruled:
+    """A stream whose events may be removed."""
+
+    rule: Rule
+    last_version: int
+    last_position: int
+    """None of its events comes after this one."""
+
+
 class Tail:
     """Events `base < position <= head`, without a hole. Bounded by whoever feeds it."""
 
     def __init__(self, base: int) -> None:
         """Begins empty, after a position."""
         self._base = base
-        self._terms: list[Terms | None] = []
+        self._events: list[tuple[Terms, int, int] | None] = []
+        """With version and time, in microseconds."""
         self._trimmed = 0
+        self._rules: dict[str, _Ruled] = {}
+        self._most_rules = FEW_RULES
         self._postings: dict[Term, _Posting] = {}
         self._indexed = base
 
@@ -72,63 +91,111 @@ class Tail:
         return self._base + len(self)
 
     def __len__(self) -> int:
-        return len(self._terms) - self._trimmed
+        return len(self._events) - self._trimmed
 
-    def push(self, terms: Terms | None) -> None:
-        """Adds the next event; None for one whose content is gone."""
-        self._terms.append(terms)
+    @property
+    def has_rules(self) -> bool:
+        """Whether some of the events may be removed."""
+        return bool(self._rules)
+
+    def push(self, terms: Terms, version: int, recorded_at: int) -> None:
+        """Adds the next event."""
+        self._events.append((terms, version, recorded_at))
+        if self._rules:
+            ruled = self._rules.get(terms.stream)
+            if ruled is not None:
+                ruled.last_version = max(ruled.last_version, version)
+                ruled.last_position = max(ruled.last_position, self.head)
+
+    def push_removed(self) -> None:
+        """Adds the next event, which is removed already."""
+        self._events.append(None)
+
+    def set_rule(self, stream: str, rule: Rule, last_version: int, until: int) -> None:
+        """What of a stream is removed from now on.
+
+        To be told of each stream that has a moving rule, before its events are pushed, and of
+        each change of a rule.
+
+        Args:
+            stream: Its name.
+            rule: The rule.
+            last_version: The last version that it was given, as far as is known.
+            until: No event after this position is known to be older than the rule.
+        """
+        before = self._rules.get(stream)
+        if before is not None:
+            last_version = max(last_version, before.last_version)
+            until = max(until, before.last_position)
+        self._rules[stream] = _Ruled(rule, last_version, max(until, self.head))
+        if len(self._rules) > self._most_rules:
+            self._rules = {
+                name: ruled
+                for name, ruled in self._rules.items()
+                if ruled.last_position > self.base or name == stream
+            }
+            self._most_rules = max(FEW_RULES, 2 * len(self._rules))
 
     def trim(self) -> None:
         """Forgets the oldest event."""
-        terms = self._terms[self._trimmed]
-        self._terms[self._trimmed] = None
+        event = self._events[self._trimmed]
+        self._events[self._trimmed] = None
         self._trimmed += 1
         self._base += 1
-        if self._trimmed >= COMPACTED and 2 * self._trimmed >= len(self._terms):
-            del self._terms[: self._trimmed]
+        if self._trimmed >= COMPACTED and 2 * self._trimmed >= len(self._events):
+            del self._events[: self._trimmed]
             self._trimmed = 0
         if self._base > self._indexed:
             self._indexed = self._base
-        elif terms is not None:
-            for term in terms_of(terms):
+        elif event is not None:
+            for term in terms_of(event[0]):
                 posting = self._postings[term]
                 posting.trim()
                 if not posting:
                     del self._postings[term]
 
-    def find(self, query: Query, after: int) -> Iterable[int]:
-        """Positions after one that match, ascending. `after` must not be below the base."""
+    def find(self, query: Query, after: int, now: int) -> Iterable[int]:
+        """Positions after one that match, ascending, without those removed at a time.
+        `after` must not be below the base."""
         self._index()
         if len(query.items) == 1:
-            return self._find_item(query.items[0], after)
-        return sorted({each for item in query.items for each in self._find_item(item, after)})
+            return self._find_item(query.items[0], after, now)
+        return sorted({each for item in query.items for each in self._find_item(item, after, now)})
 
-    def first(self, query: Query, after: int) -> int | None:
-        """The first position after one that matches."""
+    def first(self, query: Query, after: int, now: int) -> int | None:
+        """The first position after one that matches and is not removed at a time."""
         self._index()
-        found = (next(self._find_item(item, after), None) for item in query.items)
+        found = (next(self._find_item(item, after, now), None) for item in query.items)
         return min((each for each in found if each is not None), default=None)
 
-    def _terms_at(self, position: int) -> Terms | None:
-        return self._terms[position - self._base - 1 + self._trimmed]
+    def _event_at(self, position: int) -> tuple[Terms, int, int] | None:
+        return self._events[position - self._base - 1 + self._trimmed]
 
     def _index(self) -> None:
         postings = self._postings
         while self._indexed < self.head:
             self._indexed += 1
-            terms = self._terms_at(self._indexed)
-            if terms is not None:
-                for term in terms_of(terms):
+            event = self._event_at(self._indexed)
+            if event is not None:
+                for term in terms_of(event[0]):
                     posting = postings.get(term)
                     if posting is None:
                         posting = postings[term] = _Posting()
                     posting.positions.append(self._indexed)
 
-    def _find_item(self, item: QueryItem, after: int) -> Iterator[int]:
+    def _find_item(self, item: QueryItem, after: int, now: int) -> Iterator[int]:
         for position in self._candidates(item, after):
-            terms = self._terms_at(position)
-            if terms is not None and item.matches(terms):
+            event = self._event_at(position)
+            if event is not None and item.matches(event[0]):
+                if self._rules and self._is_removed(*event, now):
+                    continue
                 yield position
+
+    def _is_removed(self, terms: Terms, version: int, recorded_at: int, now: int) -> bool:
+        ruled = self._rules.get(terms.stream)
+        return ruled is not None and ruled.rule.removes(
+            version, recorded_at, last_version=ruled.last_version, now=now
+        )
 
     def _candidates(self, item: QueryItem, after: int) -> Iterable[int]:
         """Positions that one part of the item names: the one that names the fewest."""

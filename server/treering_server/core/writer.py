@@ -16,9 +16,10 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
+from uuid import UUID
 
 from treering_server.core.conditions import Looked, look, not_looked
 from treering_server.core.decide import BatchState, decide
@@ -31,9 +32,11 @@ from treering_server.core.errors import (
 )
 from treering_server.core.model import Append, Appended
 from treering_server.core.record import EnvelopeEncoder, parse
+from treering_server.core.removal import Rule
 from treering_server.core.storage import (
     CommitUnknown,
     Incarnation,
+    LockedState,
     NewRecord,
     Storage,
     WriteTransaction,
@@ -69,6 +72,18 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 0.5
 Outcome: TypeAlias = Appended | Exception
 
 
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a batch has added to the log."""
+
+    log_id: UUID
+    generation: int
+    """Of the log, when it was added."""
+    records: Sequence[NewRecord]
+    rules: Mapping[str, Rule]
+    """Of the streams written to, what is removed of those that have a moving rule."""
+
+
 class AppendCall:
     """The appends of one RPC, which are recorded in the order sent or not at all: once one
     fails for a reason that may pass, those behind it must not be recorded."""
@@ -90,6 +105,8 @@ class _Waiting:
     """On the monotonic clock."""
     answer: "asyncio.Future[Appended]"
     looked: Sequence[Looked]
+    looked_under: UUID
+    """The log's id before its conditions were looked at."""
     attempted: bool = False
     """A commit that it was part of had no known end."""
 
@@ -118,7 +135,7 @@ class Writer:
     def __init__(
         self,
         storage: Storage,
-        published: Callable[[Sequence[NewRecord]], None],
+        published: Callable[[Committed], None],
         seen_head: Callable[[], int],
         *,
         queue_bytes: int = QUEUE_BYTES,
@@ -144,6 +161,7 @@ class Writer:
         self._incarnations: Sequence[Incarnation] = storage.incarnations()
         self._committed = storage.head().position
         self._tail = Tail(self._committed)
+        self._generation = -1
         self._inserting = False
         self._available = threading.Event()
         self._unavailable_because = "the append lock was not taken yet"
@@ -189,16 +207,16 @@ class Writer:
         """
         deadline = float("inf") if seconds is None else time.monotonic() + seconds
         looked = not_looked(append.conditions)
+        log_id = self._storage.log_id
         seen = max(self._committed, self._seen_head())
         if looked and (
             seen - self._tail.head > FETCHED_EVENTS
             or any(each.to < self._tail.base for each in looked)
         ):
             async with self._looking:
-                looked = await asyncio.to_thread(
-                    look, self._storage, append.conditions, seen, looked
-                )
-        waiting = _Waiting(append, call, deadline, self._loop.create_future(), looked)
+                looked = await asyncio.to_thread(look, self._storage, append.conditions, looked)
+        answer = self._loop.create_future()
+        waiting = _Waiting(append, call, deadline, answer, looked, log_id)
         queue = self._queue
         with queue.changed:
             if queue.closing:
@@ -349,7 +367,12 @@ class Writer:
         while len(self._tail) > TAIL_EVENTS:
             self._tail.trim()
         answers = [(each.answer, outcome) for each, outcome in zip(batch, outcomes, strict=True)]
-        self._loop.call_soon_threadsafe(self._deliver, answers, state.records)
+        committed = None
+        if state.records:
+            committed = Committed(
+                state.log_id, self._generation, state.records, state.moving_rules()
+            )
+        self._loop.call_soon_threadsafe(self._deliver, answers, committed)
 
     def _locked_state(self, transaction: WriteTransaction, batch: Sequence[_Waiting]) -> BatchState:
         """What the batch is decided on, read under the lock."""
@@ -358,8 +381,7 @@ class Writer:
         ids = {event.id for append in appends for _, event in append.placed_events()}
         locked = transaction.state(streams, ids)
         self._committed = locked.head.position
-        if self._incarnations[-1].log_id != locked.head.log_id:
-            self._incarnations = self._storage.incarnations()
+        self._note_changes(locked, batch)
         for each in batch:
             # Under the lock no earlier transaction of ours is alive any more: what is not there
             # now was not written.
@@ -368,7 +390,26 @@ class Writer:
             ):
                 each.attempted = False
         self._cover(transaction, batch, locked.head.position)
+        self._learn_rules(locked)
         return BatchState(locked, self._incarnations, self._tail)
+
+    def _note_changes(self, locked: LockedState, batch: Sequence[_Waiting]) -> None:
+        """Forgets what is no longer so: events were removed, or the log lost its end."""
+        if self._incarnations[-1].log_id != locked.head.log_id:
+            self._incarnations = self._storage.incarnations()
+            self._generation = -1
+        if self._generation != locked.head.generation:
+            self._generation = locked.head.generation
+            self._tail = Tail(self._committed)
+        for each in batch:
+            if each.looked_under != locked.head.log_id:
+                each.looked_under = locked.head.log_id
+                each.looked = not_looked(each.append.conditions)
+
+    def _learn_rules(self, locked: LockedState) -> None:
+        for name, stream in locked.streams.items():
+            if stream.rule.is_moving:
+                self._tail.set_rule(name, stream.rule, stream.last_version, self._tail.head)
 
     def _cover(self, transaction: WriteTransaction, batch: Sequence[_Waiting], head: int) -> None:
         """Brings the tail to the head, and back to where the conditions were looked at.
@@ -390,18 +431,23 @@ class Writer:
             raise _TooFarBehind
         if self._tail.head < head:
             others = transaction.records(self._tail.head, head, max_bytes=FETCHED_BYTES)
-            for _, _, record in others:
-                self._tail.push(None if record is None else parse(record).terms)
+            found = [None if record is None else parse(record) for _, _, record in others]
+            if self._generation:
+                streams = {each.terms.stream for each in found if each is not None}
+                self._learn_rules(transaction.state(streams - {""}, ()))
+            for each in found:
+                if each is None:
+                    self._tail.push_removed()
+                else:
+                    self._tail.push(each.terms, each.version, each.recorded_at)
             if self._tail.head < head:
                 raise _TooFarBehind
 
     def _look_on(self, batch: Sequence[_Waiting]) -> None:
-        """Looks at the conditions up to the head that was just seen, outside of the lock."""
+        """Looks at the conditions up to the head, outside of the lock."""
         for each in batch:
             if each.append.conditions:
-                each.looked = look(
-                    self._storage, each.append.conditions, self._committed, each.looked
-                )
+                each.looked = look(self._storage, each.append.conditions, each.looked)
 
     def _outcome(self, state: BatchState, waiting: _Waiting, now: int) -> Outcome:
         try:
@@ -420,7 +466,7 @@ class Writer:
                 each.call.broken = True
             if each.call.broken:
                 late = OutcomeUnknown() if each.attempted else DeadlinePassed()
-                self._loop.call_soon_threadsafe(self._deliver, [(each.answer, late)], ())
+                self._loop.call_soon_threadsafe(self._deliver, [(each.answer, late)], None)
             else:
                 wanted.append(each)
         return wanted
@@ -438,17 +484,17 @@ class Writer:
         for each in batch:
             each.call.broken = True
             answers.append((each.answer, OutcomeUnknown() if each.attempted else error))
-        self._loop.call_soon_threadsafe(self._deliver, answers, ())
+        self._loop.call_soon_threadsafe(self._deliver, answers, None)
 
     # What follows runs on the loop again.
 
     def _deliver(
         self,
         answers: Sequence[tuple["asyncio.Future[Appended]", Outcome]],
-        records: Sequence[NewRecord],
+        committed: Committed | None,
     ) -> None:
-        if records:
-            self._published(records)
+        if committed is not None:
+            self._published(committed)
         for answer, outcome in answers:
             if answer.done():
                 continue

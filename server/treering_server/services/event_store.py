@@ -127,14 +127,14 @@ class EventStoreService:
 
 def _subscribe_response(signal: Signal) -> bytes:
     match signal:
-        case Events(payload):
+        case Events(payload, _):
             return responses.event_batch(payload)
         case Heartbeat(position, event_id):
             return responses.heartbeat(position, event_id)
         case CaughtUp(position, event_id):
             return responses.caught_up(position, event_id)
-        case FellBehind(position):
-            return responses.fell_behind(position)
+        case FellBehind(position, log_id):
+            return responses.fell_behind(position, log_id)
         case Started(log_id, after_position, head_position):
             return responses.started(log_id, after_position, head_position)
 

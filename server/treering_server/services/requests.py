@@ -7,23 +7,16 @@ than the largest good request.
 """
 
 import base64
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
 from uuid import UUID
-
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError, Message
-from google.protobuf.timestamp_pb2 import Timestamp
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from treering.ids import uuid7
 from treering.v1 import event_store_service_pb2 as pb
-from treering.v1 import query_pb2, stream_service_pb2
+from treering.v1 import stream_service_pb2 as stream_pb
 from treering.v1.event_pb2 import Event
-from treering_server.core.errors import InvalidRequest, NotFound, Refusal, Violation
+from treering_server.core.errors import InvalidRequest, Refusal, Violation
 from treering_server.core.limits import Limits
 from treering_server.core.model import (
     MAX_POSITION,
@@ -32,6 +25,7 @@ from treering_server.core.model import (
     AfterVersion,
     Append,
     AppendCondition,
+    DeleteStream,
     Expectation,
     ExpectedExists,
     ExpectedVersion,
@@ -39,15 +33,29 @@ from treering_server.core.model import (
     ListStreams,
     NewEvent,
     Read,
-    Source,
+    Retention,
     StreamAppend,
-    StreamSource,
     Subscribe,
     UntilPosition,
     UntilTime,
+    UpdateStream,
 )
-from treering_server.core.query import EVERYTHING, Query, QueryItem
+from treering_server.core.query import EVERYTHING
 from treering_server.core.record import encode_body
+from treering_server.services.checks import (
+    CONTROL_CHARACTER,
+    NIL_ID,
+    Checks,
+    over_limit,
+    refuse_other_logs,
+)
+from treering_server.services.decoding import (
+    decode,
+    discard_unknown_fields,
+    parse,
+    refuse_unknown_fields,
+    unknown_fields_of,
+)
 from treering_server.services.statuses import MAX_VIOLATIONS
 
 DEFAULT_CONTENT_TYPE = "application/json"
@@ -55,22 +63,8 @@ DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
 DEFAULT_HEARTBEAT_SECONDS = 10.0
 
-_UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_CONTROL_CHARACTER = re.compile("[\x00-\x1f\x7f-\x9f]")
-"""Unicode category Cc."""
-_NIL_ID = UUID(int=0)
 _NOTHING = StreamAppend("", None, ())
-_RESERVED_IDS = (str(_NIL_ID), str(UUID(int=2**128 - 1)))
-
-_NANOSECONDS = 1_000_000_000
-_TIMESTAMP_SECONDS = range(-62_135_596_800, 253_402_300_800)
-"""From the year 1 to the year 9999."""
-_HEARTBEAT_NANOSECONDS = range(_NANOSECONDS // 10, 3_600 * _NANOSECONDS + 1)
-
-_MESSAGES_SEARCHED = 10_000
-"""Messages within a request that are searched for the unknown field in it."""
-
-_M = TypeVar("_M", bound=Message)
+_RESERVED_IDS = (str(NIL_ID), str(UUID(int=2**128 - 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +78,7 @@ class AppendItem:
 def read_append(data: bytes, limits: Limits) -> Append:
     """Reads an `AppendRequest`."""
     _refuse_oversize(len(data), limits)
-    return _AppendChecks(limits).append(_parse(pb.AppendRequest, data), len(data))
+    return _AppendChecks(limits).append(parse(pb.AppendRequest, data), len(data))
 
 
 def read_append_many(data: bytes, limits: Limits) -> list[AppendItem]:
@@ -93,14 +87,14 @@ def read_append_many(data: bytes, limits: Limits) -> list[AppendItem]:
     What is wrong with an append is in its item; what is wrong outside of the appends is
     raised. That no `request_id` is used twice while unanswered is the caller's to check.
     """
-    message = _decode(pb.AppendManyRequest, data)
-    unknown_somewhere = _discard_unknown_fields(message)
+    message = decode(pb.AppendManyRequest, data)
+    unknown_somewhere = discard_unknown_fields(message)
     if unknown_somewhere:
-        message = _decode(pb.AppendManyRequest, data)
-    wrong = _unknown_fields_of(message, "") if unknown_somewhere else []
+        message = decode(pb.AppendManyRequest, data)
+    wrong = unknown_fields_of(message, "") if unknown_somewhere else []
     for index, item in enumerate(message.items):
         if unknown_somewhere:
-            wrong += _unknown_fields_of(item, f"items[{index}]")
+            wrong += unknown_fields_of(item, f"items[{index}]")
         if not item.HasField("append"):
             wrong.append(Violation(f"items[{index}].append", "is required"))
         if len(wrong) >= MAX_VIOLATIONS:
@@ -120,7 +114,7 @@ def _append_or_refusal(
     try:
         _refuse_oversize(size, limits)
         if may_have_unknown_fields:
-            _refuse_unknown_fields(message)
+            refuse_unknown_fields(message)
         return _AppendChecks(limits).append(message, size)
     except Refusal as refusal:
         return refusal
@@ -129,13 +123,13 @@ def _append_or_refusal(
 def _refuse_oversize(size: int, limits: Limits) -> None:
     """Refuses an append that is too large to be worth a look."""
     if size > limits.append_bytes:
-        raise InvalidRequest((_over_limit("", "bytes", limits.append_bytes, size),))
+        raise InvalidRequest((over_limit("", "bytes", limits.append_bytes, size),))
 
 
 def read_read(data: bytes, limits: Limits) -> Read:
     """Reads a `ReadRequest`."""
-    message = _parse(pb.ReadRequest, data)
-    checks = _Checks(limits)
+    message = parse(pb.ReadRequest, data)
+    checks = Checks(limits)
     source = checks.source(message)
     backwards = message.direction == pb.DIRECTION_BACKWARDS
     if message.direction not in pb.Direction.values():
@@ -163,8 +157,8 @@ def read_read(data: bytes, limits: Limits) -> Read:
 
 def read_subscribe(data: bytes, limits: Limits) -> Subscribe:
     """Reads a `SubscribeRequest`."""
-    message = _parse(pb.SubscribeRequest, data)
-    checks = _Checks(limits)
+    message = parse(pb.SubscribeRequest, data)
+    checks = Checks(limits)
     source = checks.source(message)
     variant = message.WhichOneof("start")
     start: AfterPosition | AfterVersion | AfterTime | FromHead
@@ -189,22 +183,58 @@ def read_subscribe(data: bytes, limits: Limits) -> Subscribe:
 
 def read_get_head(data: bytes) -> None:
     """Reads a `GetHeadRequest`, which says nothing more."""
-    _refuse_other_logs(_parse(pb.GetHeadRequest, data).log)
+    refuse_other_logs(parse(pb.GetHeadRequest, data).log)
 
 
 def read_get_stream(data: bytes, limits: Limits) -> str:
     """Reads a `GetStreamRequest`: the stream's name."""
-    message = _parse(stream_service_pb2.GetStreamRequest, data)
-    checks = _Checks(limits)
+    message = parse(stream_pb.GetStreamRequest, data)
+    checks = Checks(limits)
     checks.name(message.stream, "stream")
     checks.finish(message.log)
     return message.stream
 
 
+def read_update_stream(data: bytes, limits: Limits) -> UpdateStream:
+    """Reads an `UpdateStreamRequest`."""
+    message = parse(stream_pb.UpdateStreamRequest, data)
+    checks = Checks(limits)
+    checks.name(message.stream, "stream", may_be_reserved=False)
+    given = message.retention
+    max_age = max_count = None
+    if given.HasField("max_age"):
+        max_age = checks.age(given.max_age, "retention.max_age")
+    if given.HasField("max_count"):
+        max_count = checks.number(given.max_count, "retention.max_count")
+        if not max_count:
+            checks.wrong("retention.max_count", "must be at least 1; to bound nothing, unset it")
+    before = checks.number(given.truncate_before, "retention.truncate_before")
+    checks.finish(message.log)
+    return UpdateStream(message.stream, Retention(max_age, max_count, before))
+
+
+def read_delete_stream(data: bytes, limits: Limits) -> DeleteStream:
+    """Reads a `DeleteStreamRequest`."""
+    message = parse(stream_pb.DeleteStreamRequest, data)
+    checks = Checks(limits)
+    checks.name(message.stream, "stream", may_be_reserved=False)
+    expectation: Expectation | None = None
+    match message.WhichOneof("expectation"):
+        case "expected_version":
+            version = checks.number(message.expected_version, "expected_version")
+            expectation = ExpectedVersion(version)
+        case "expected_exists":
+            if not message.expected_exists:
+                checks.wrong("expected_exists", "can only be true")
+            expectation = ExpectedExists(exists=True)
+    checks.finish(message.log)
+    return DeleteStream(message.stream, expectation, message.permanent)
+
+
 def read_list_streams(data: bytes, limits: Limits) -> ListStreams:
     """Reads a `ListStreamsRequest`."""
-    message = _parse(stream_service_pb2.ListStreamsRequest, data)
-    checks = _Checks(limits)
+    message = parse(stream_pb.ListStreamsRequest, data)
+    checks = Checks(limits)
     if message.prefix:
         checks.name(message.prefix, "prefix")
     if message.page_size < 0:
@@ -236,148 +266,10 @@ def _name_in(page_token: str, prefix: str) -> str | None:
         return None
     # Decoding forgives much, and anyone can encode: only what we make ourselves will do.
     ours = name.startswith(prefix) and next_page_token(prefix, name) == page_token
-    return name if ours and not _CONTROL_CHARACTER.search(name) else None
+    return name if ours and not CONTROL_CHARACTER.search(name) else None
 
 
-class _Checks:
-    """Looks through one request and notes what is wrong with it."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._wrong_as_a_whole: list[Violation] = []
-        self._wrong: list[Violation] = []
-        self._query_strings = 0
-
-    def wrong(self, field: str, description: str) -> None:
-        """Notes something malformed or contradictory."""
-        self._note(Violation(field, description))
-
-    def over(self, field: str, what: str, limit: int, actual: int) -> None:
-        """Notes that a limit is exceeded."""
-        self._note(_over_limit(field, what, limit, actual))
-
-    def _note(self, violation: Violation) -> None:
-        self._wrong.append(violation)
-        if len(self._wrong) == MAX_VIOLATIONS:
-            raise InvalidRequest(tuple(self._wrong))
-
-    def finish(self, log: str) -> None:
-        """Refuses the request if anything is wrong with it, or else if it is for another log."""
-        self.whole("strings in queries", self._limits.query_strings, self._query_strings)
-        if wrong := self._wrong_as_a_whole + self._wrong:
-            raise InvalidRequest(tuple(wrong[:MAX_VIOLATIONS]))
-        _refuse_other_logs(log)
-
-    def whole(self, what: str, limit: int, actual: int) -> None:
-        """Checks a limit of the whole request."""
-        if actual > limit:
-            self._wrong_as_a_whole.append(_over_limit("", what, limit, actual))
-
-    def name(self, name: str, path: str, field: str = "", *, may_be_reserved: bool = True) -> None:
-        """Checks a name, type, tag or content type, or what a query says of one.
-
-        The path comes in two parts so that it is put together only where it is told.
-        """
-        size, limit = len(name.encode()), self._limits.name_bytes
-        if 0 < size <= limit and name.isprintable() and (may_be_reserved or name[0] != "$"):
-            return
-        if not name:
-            self.wrong(path + field, "must not be empty")
-        if size > limit:
-            self.over(path + field, "bytes", limit, size)
-        self.characters(name, path + field, may_be_reserved)
-
-    def characters(self, name: str, field: str, may_be_reserved: bool) -> None:
-        """Checks what a name is made of."""
-        if _CONTROL_CHARACTER.search(name):
-            self.wrong(field, "must not contain control characters")
-        if not may_be_reserved and name.startswith("$"):
-            self.wrong(field, 'must not begin with "$", which is reserved')
-
-    def number(self, number: int, field: str) -> int:
-        """Checks a position, version or count."""
-        if number > MAX_POSITION:
-            self.wrong(field, "must be at most 2^63-1")
-        return number
-
-    def uuid(self, text: str, path: str, field: str = "") -> UUID:
-        """Checks and takes a UUID, in any case."""
-        if _UUID.fullmatch(text):
-            return UUID(text)
-        self.wrong(path + field, "must be a UUID in the form 8-4-4-4-12")
-        return _NIL_ID  # The request is refused: any will do.
-
-    def optional_uuid(self, text: str, field: str) -> UUID | None:
-        """Checks and takes a UUID, if there is one."""
-        return self.uuid(text, field) if text else None
-
-    def time(self, time: Timestamp, field: str) -> int:
-        """Checks and takes a time: its nanoseconds since 1970."""
-        if time.seconds not in _TIMESTAMP_SECONDS or not 0 <= time.nanos < _NANOSECONDS:
-            self.wrong(field, "must lie in the years 1 to 9999, with 0 to 999,999,999 nanos")
-        return time.seconds * _NANOSECONDS + time.nanos
-
-    def heartbeat(self, interval: Duration, field: str) -> float:
-        """Checks and takes a heartbeat interval: its seconds."""
-        nanoseconds = interval.seconds * _NANOSECONDS + interval.nanos
-        if not 0 <= interval.nanos < _NANOSECONDS or nanoseconds not in _HEARTBEAT_NANOSECONDS:
-            self.wrong(field, "must be 0.1 s to 1 h")
-        return nanoseconds / _NANOSECONDS
-
-    def source(self, message: pb.ReadRequest | pb.SubscribeRequest) -> Source:
-        """Checks and takes what is read or followed."""
-        match message.WhichOneof("source"):
-            case "stream":
-                self.name(message.stream, "stream")
-                return StreamSource(message.stream)
-            case "query":
-                return self.query(message.query, "query")
-        self.wrong("source", "is required: give stream or query")
-        return EVERYTHING
-
-    def after(
-        self, message: pb.ReadRequest | pb.SubscribeRequest, variant: str | None, backwards: bool
-    ) -> AfterPosition | AfterVersion | AfterTime | None:
-        """Checks and takes where to begin, which `variant` says in the message."""
-        match variant:
-            case "after_position" if backwards:
-                return AfterPosition(min(message.after_position, MAX_POSITION))
-            case "after_position":
-                return AfterPosition(self.number(message.after_position, variant))
-            case "after_version":
-                if message.WhichOneof("source") == "query":
-                    self.wrong(variant, "is for a stream only")
-                return AfterVersion(self.number(message.after_version, variant))
-            case "after_time":
-                return AfterTime(self.time(message.after_time, variant))
-        return None
-
-    def query(self, query: query_pb2.Query, path: str) -> Query:
-        """Checks and takes a query."""
-        count, limit = len(query.items), self._limits.query_items
-        if query.all == (count > 0):
-            self.wrong(path, "must have either items or all, and not both")
-        if count > limit:
-            self.over(f"{path}.items", "items", limit, count)
-        if count == 0:
-            return EVERYTHING
-        items = enumerate(islice(query.items, limit))
-        return Query(tuple(self._query_item(item, f"{path}.items[{n}]") for n, item in items))
-
-    def _query_item(self, item: query_pb2.QueryItem, path: str) -> QueryItem:
-        parts = {field.name: strings for field, strings in item.ListFields()}
-        if not parts:
-            self.wrong(path, "must have at least one part")
-        self._query_strings += sum(map(len, parts.values()))
-        if self._query_strings > self._limits.query_strings:
-            return QueryItem()
-        for part, strings in parts.items():
-            for n, string in enumerate(strings):
-                self.name(string, path, f".{part}[{n}]")
-        return QueryItem(**{part: frozenset(strings) for part, strings in parts.items()})
-
-
-class _AppendChecks(_Checks):
+class _AppendChecks(Checks):
     """Looks through one `AppendRequest`."""
 
     def __init__(self, limits: Limits) -> None:
@@ -508,70 +400,3 @@ class _AppendChecks(_Checks):
             self.wrong(path + ".fail_if_match", "is required")
         after_position = self.number(condition.after_position, path + ".after_position")
         return AppendCondition(query, after_position)
-
-
-def _refuse_other_logs(log: str) -> None:
-    if log:
-        raise NotFound("log", log[:255])
-
-
-def _over_limit(field: str, what: str, limit: int, actual: int) -> Violation:
-    return Violation(field, f"{actual} {what} are over the limit of {limit}", limit, actual)
-
-
-def _parse(kind: type[_M], data: bytes) -> _M:
-    """The message, which has no field that this server doesn't know, at any depth."""
-    message = _decode(kind, data)
-    if _discard_unknown_fields(message):
-        _refuse_unknown_fields(_decode(kind, data))
-    return message
-
-
-def _decode(kind: type[_M], data: bytes) -> _M:
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        description = f"these bytes are no {kind.DESCRIPTOR.name}, or text in it is not UTF-8"
-        raise InvalidRequest((Violation("", description),)) from None
-
-
-def _discard_unknown_fields(message: Message) -> bool:
-    """Whether there were any, anywhere in the message."""
-    size = message.ByteSize()
-    message.DiscardUnknownFields()
-    return message.ByteSize() != size
-
-
-def _refuse_unknown_fields(message: Message) -> None:
-    """Refuses the message if it has any unknown fields, telling where."""
-    violations: list[Violation] = []
-    for part, path in islice(_messages_in(message, ""), _MESSAGES_SEARCHED):
-        violations += _unknown_fields_of(part, path)
-        if len(violations) >= MAX_VIOLATIONS:
-            break
-    if not violations and _discard_unknown_fields(message):
-        violations = [Violation("", "fields deep within have numbers or types not known here")]
-    if violations:
-        raise InvalidRequest(tuple(violations[:MAX_VIOLATIONS]))
-
-
-def _unknown_fields_of(message: Message, path: str) -> list[Violation]:
-    fields = UnknownFieldSet(message)
-    return [
-        Violation(path, f"field {fields[n].field_number} has a number or type not known here")
-        for n in range(min(len(fields), MAX_VIOLATIONS))
-    ]
-
-
-def _messages_in(message: Message, path: str) -> Iterator[tuple[Message, str]]:
-    """The message and all within it, with their paths. Those of maps can't be looked into."""
-    yield message, path
-    for field, value in message.ListFields():
-        if field.message_type is None or field.message_type.GetOptions().map_entry:
-            continue
-        inner = f"{path}.{field.name}" if path else field.name
-        if field.is_repeated:
-            for index, item in enumerate(value):
-                yield from _messages_in(item, f"{inner}[{index}]")
-        else:
-            yield from _messages_in(value, inner)

@@ -19,6 +19,7 @@ from treering.v1.stream_service_pb2 import (
     Retention,
     StreamInfo,
 )
+from treering_server.core import model as core
 from treering_server.core.errors import Refusal
 from treering_server.core.model import Appended, Head, Stream
 from treering_server.core.record import join
@@ -79,9 +80,10 @@ def caught_up(position: int, event_id: UUID | None) -> bytes:
     return pb.SubscribeResponse(caught_up=content).SerializeToString()
 
 
-def fell_behind(position: int) -> bytes:
+def fell_behind(position: int, log_id: UUID | None) -> bytes:
     """The `SubscribeResponse` that history begins again with."""
-    return pb.SubscribeResponse(fell_behind=pb.FellBehind(position=position)).SerializeToString()
+    content = pb.FellBehind(position=position, log_id=_id(log_id))
+    return pb.SubscribeResponse(fell_behind=content).SerializeToString()
 
 
 def heartbeat(position: int, event_id: UUID | None) -> bytes:
@@ -102,6 +104,16 @@ def head(head: Head) -> bytes:
 def stream(stream: Stream) -> bytes:
     """A `GetStreamResponse`."""
     return stream_service_pb2.GetStreamResponse(stream=_stream_info(stream)).SerializeToString()
+
+
+def updated_stream(stream: Stream) -> bytes:
+    """An `UpdateStreamResponse`."""
+    return stream_service_pb2.UpdateStreamResponse(stream=_stream_info(stream)).SerializeToString()
+
+
+def deleted_stream(stream: Stream) -> bytes:
+    """A `DeleteStreamResponse`."""
+    return stream_service_pb2.DeleteStreamResponse(stream=_stream_info(stream)).SerializeToString()
 
 
 def streams(page: Sequence[Stream], next_page_token: str) -> bytes:
@@ -131,18 +143,21 @@ def _stream_info(stream: Stream) -> StreamInfo:
         version=stream.version,
         first_version=stream.first_version,
         next_version=stream.next_version,
-        retention=_retention(stream),
+        retention=_retention(stream.retention),
         deletion=_DELETION_STATES[stream.deletion],
-        recorded_at=_timestamp(stream.recorded_at),
+        recorded_at=_timestamp(stream.recorded_at) if stream.recorded_at else None,
     )
 
 
-def _retention(stream: Stream) -> Retention | None:
-    age, count, before = stream.max_age_microseconds, stream.max_count, stream.truncate_before
-    if age is None and count is None and not before:
+def _retention(retention: core.Retention) -> Retention | None:
+    if retention == core.FOR_EVER:
         return None
-    max_age = None if age is None else Duration(**_seconds_and_nanos(age))
-    return Retention(max_age=max_age, max_count=count, truncate_before=before)
+    age = retention.max_age
+    return Retention(
+        max_age=None if age is None else Duration(**_seconds_and_nanos(age)),
+        max_count=retention.max_count,
+        truncate_before=retention.truncate_before,
+    )
 
 
 def _timestamp(microseconds: int) -> Timestamp:
@@ -154,5 +169,5 @@ def _seconds_and_nanos(microseconds: int) -> dict[str, int]:
     return {"seconds": seconds, "nanos": rest * 1_000}
 
 
-def _id(event_id: UUID | None) -> str:
-    return str(event_id) if event_id else ""
+def _id(given: UUID | None) -> str:
+    return str(given) if given else ""

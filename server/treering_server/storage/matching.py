@@ -6,7 +6,7 @@ is checked on the events that they name. One call walks a bounded number of even
 its cost depends neither on the size of the log nor on what a planner believes of it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ import sqlalchemy as sa
 
 from treering_server.core.query import QueryItem, category_of
 from treering_server.core.storage import Matches
+from treering_server.storage.removal import IS_ANY_REMOVED, IS_THERE
 from treering_server.storage.schema import categories, event_tags, events, streams, types
 from treering_server.storage.statements import (
     name_range,
     names_from,
-    stream_ids,
     versions_at,
 )
 
@@ -91,8 +91,11 @@ class Part:
     """Whether all that the postings name meets the check."""
 
 
-def find(connection: sa.Connection, item: QueryItem, window: Window, max_postings: int) -> Matches:
-    """Matching positions along the direction, from looking at about `max_postings` events."""
+def find(
+    connection: sa.Connection, item: QueryItem, window: Window, max_postings: int, now: int
+) -> Matches:
+    """Matching positions along the direction, without those removed at a time, from looking
+    at about `max_postings` events."""
     parts = _parts(connection, item, window)
     if any(not part.postings for part in parts):
         return Matches([], window.end)
@@ -102,16 +105,17 @@ def find(connection: sa.Connection, item: QueryItem, window: Window, max_posting
         for part in parts
         if part.check is not None and (part is not narrowest or not part.exact)
     ]
-    return _walk(connection, narrowest.postings, checks, window, max_postings)
+    statement = _Statement(checks, now)
+    return _walk(connection, narrowest.postings, statement, window, max_postings)
 
 
 def _parts(connection: sa.Connection, item: QueryItem, window: Window) -> list[Part]:
     """Every part of the item. One that names nothing has no postings."""
     parts = []
     if item.streams:
-        ids = stream_ids(connection, sorted(item.streams))
-        postings = _of_streams(connection, ids, window)
-        parts.append(Part(postings, events.c.stream_id.in_(ids)))
+        named = sa.select(streams).where(streams.c.name.in_(sorted(item.streams)))
+        floors = _floors(connection, named.subquery())
+        parts.append(Part(_of_streams(connection, floors, window), events.c.stream_id.in_(floors)))
     for tag in sorted(item.tags):
         of_tag = sa.exists().where(
             event_tags.c.tag == tag, event_tags.c.position == events.c.position
@@ -137,12 +141,21 @@ def _of_everything(window: Window) -> Posting:
     return Posting(None, None, events.c.position, window.after, window.until)
 
 
-def _of_streams(connection: sa.Connection, ids: Sequence[int], window: Window) -> list[Posting]:
-    after = versions_at(connection, ids, window.after)
-    until = versions_at(connection, ids, window.until)
+def _floors(connection: sa.Connection, named: sa.Subquery) -> dict[int, int]:
+    """Ids of streams, with the version up to which they are removed for good."""
+    rows = connection.execute(sa.select(named.c.id, named.c.floor_version))
+    return {row.id: row.floor_version for row in rows}
+
+
+def _of_streams(
+    connection: sa.Connection, floors: Mapping[int, int], window: Window
+) -> list[Posting]:
+    """Erased events are not among them."""
+    after = versions_at(connection, list(floors), window.after)
+    until = versions_at(connection, list(floors), window.until)
     return [
-        Posting(events.c.stream_id, each, events.c.version, after[each], until[each])
-        for each in ids
+        Posting(events.c.stream_id, each, events.c.version, max(after[each], floor), until[each])
+        for each, floor in floors.items()
     ]
 
 
@@ -176,13 +189,15 @@ def _of_prefix(connection: sa.Connection, prefix: str, window: Window) -> list[P
     within_category = category != prefix
     table = streams if within_category else categories
     named = names_from(table, prefix, RESOLVED_NAMES + 1)
-    ids = list(connection.scalars(sa.select(named.c.id)))
-    if len(ids) <= RESOLVED_NAMES:
-        if within_category:
-            return _of_streams(connection, ids, window)
+    if within_category:
+        floors = _floors(connection, named)
+        if len(floors) <= RESOLVED_NAMES:
+            return _of_streams(connection, floors, window)
+    else:
+        ids = list(connection.scalars(sa.select(named.c.id)))
+        if len(ids) > RESOLVED_NAMES:
+            return None
         return [_of_key(events.c.category_id, each, window) for each in ids]
-    if not within_category:
-        return None
     whole = sa.select(categories.c.id).where(categories.c.name == category)
     return [_of_key(events.c.category_id, each, window) for each in connection.scalars(whole)]
 
@@ -212,7 +227,7 @@ def _narrowest(connection: sa.Connection, parts: Sequence[Part], window: Window)
 def _walk(
     connection: sa.Connection,
     postings: Sequence[Posting],
-    checks: Sequence[sa.ColumnElement[bool]],
+    statement: "_Statement",
     window: Window,
     max_postings: int,
 ) -> Matches:
@@ -227,8 +242,9 @@ def _walk(
             posting.first(connection.dialect, limit, backwards=window.backwards)
             for posting in united
         ]
-        statement = _united(firsts, checks)
-        for ordinal, position, matches in connection.execute(statement):
+        may_be_erased = any(posting.key is None for posting in united)
+        looked_at = statement.of(firsts, may_be_erased=may_be_erased)
+        for ordinal, position, matches in connection.execute(looked_at):
             walked[ordinal].append(position)
             if matches:
                 matching.add(position)
@@ -243,22 +259,36 @@ def _walk(
     return Matches(kept, looked_to)
 
 
-def _united(
-    postings: Sequence[sa.Select[tuple[int]]], checks: Sequence[sa.ColumnElement[bool]]
-) -> sa.Select[Any]:
-    """Which posting, position, and whether it passes the checks: of the first events of each."""
-    selects = []
-    for ordinal, posting in enumerate(postings):
-        first = posting.subquery()
-        selects.append(sa.select(sa.literal(ordinal).label("ordinal"), first.c.position))
-    candidates = selects[0].subquery() if len(selects) == 1 else sa.union_all(*selects).subquery()
-    if not checks:
-        return sa.select(candidates.c.ordinal, candidates.c.position, sa.true())
-    # A subquery for each, so that events are looked up by position: a join may scan them all.
-    passes = (
-        sa.select(sa.and_(*checks))
-        .select_from(events.outerjoin(streams, streams.c.id == events.c.stream_id))
-        .where(events.c.position == candidates.c.position)
-        .scalar_subquery()
-    )
-    return sa.select(candidates.c.ordinal, candidates.c.position, passes)
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """How the events that postings name are looked at."""
+
+    checks: Sequence[sa.ColumnElement[bool]]
+    now: int
+    """When they must not be removed."""
+
+    def of(
+        self, postings: Sequence[sa.Select[tuple[int]]], *, may_be_erased: bool
+    ) -> sa.Select[Any]:
+        """Which posting, position, and whether it passes the checks: of the first events of
+        each."""
+        selects = []
+        for ordinal, posting in enumerate(postings):
+            first = posting.subquery()
+            selects.append(sa.select(sa.literal(ordinal).label("ordinal"), first.c.position))
+        united = selects[0] if len(selects) == 1 else sa.union_all(*selects)
+        candidates = united.subquery()
+        is_there = sa.text(IS_THERE.format(now=":now")).bindparams(
+            sa.bindparam("now", self.now, sa.BigInteger())
+        )
+        # A subquery for each, so that events are looked up by position: a join may scan them all.
+        passes: sa.ColumnElement[bool] = (
+            sa.select(sa.and_(*self.checks, is_there))
+            .select_from(events.outerjoin(streams, streams.c.id == events.c.stream_id))
+            .where(events.c.position == candidates.c.position)
+            .scalar_subquery()
+        )
+        if not self.checks and not may_be_erased:
+            # Erased events are in no index that these postings walk.
+            passes = sa.or_(sa.text(f"NOT {IS_ANY_REMOVED}"), passes)
+        return sa.select(candidates.c.ordinal, candidates.c.position, passes)

@@ -19,8 +19,10 @@ from psycopg import errors as pg
 from treering_server.core.errors import ReadOnly, StorageFull, StorageUnavailable
 from treering_server.core.model import Head
 from treering_server.core.query import category_of
+from treering_server.core.removal import NOTHING, Rule
 from treering_server.core.storage import (
     CommitUnknown,
+    ErasableEvent,
     LockedState,
     NewRecord,
     RecordedId,
@@ -28,8 +30,11 @@ from treering_server.core.storage import (
     StoredRecord,
     StreamState,
 )
+from treering_server.storage import changes
+from treering_server.storage.changes import SqlStreamChanges
 from treering_server.storage.names import Names
 from treering_server.storage.reads import SqlReads
+from treering_server.storage.removal import RECORD, now
 
 OLDEST_VERSION = 14
 CONNECT_SECONDS = 5
@@ -43,6 +48,14 @@ IDLE_SECONDS = 2.0
 # The key is made from the log's table, so that logs in other schemas of a database, and
 # other programs' keys, are others.
 APPEND_LOCK_KEY = "('log'::regclass::oid::bigint + (x'74726565'::bigint << 32))"
+
+ERASURE_LOCK_KEY = f"{APPEND_LOCK_KEY} + 2"
+
+BEGIN_ERASURE = f"""
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL lock_timeout = '{round(STATEMENT_SECONDS * 1000)}ms';
+SET LOCAL statement_timeout = '{round(STATEMENT_SECONDS * 1000)}ms'
+"""
 
 # Everything is set for this transaction only, and the lock taken last. The reads come in a
 # later statement: in the same one they would see the log as it was before the wait.
@@ -58,21 +71,21 @@ SELECT
   pg_advisory_xact_lock({key})
 """
 
-# Kind, name, uuid, then numbers, then record: the head, the streams and the ids in one trip.
+# Kind, name, uuids, record, then numbers: the head, the streams and the ids in one trip.
 # LATERAL with a LIMIT, so that each name and id is looked up by its index, whatever the planner
 # believes of the tables' sizes.
 STATE = """
-SELECT 0, NULL::text, l.log_id, e.position, e.recorded_at,
-  (SELECT coalesce(max(id), 0) FROM streams), NULL::bytea, e.id
+SELECT 0, NULL::text, l.log_id, e.id, NULL::bytea, e.position, e.recorded_at,
+  (SELECT coalesce(max(id), 0) FROM streams), l.generation, NULL::bigint, NULL::bigint
 FROM log l LEFT JOIN events e ON e.position = (SELECT max(position) FROM events)
 UNION ALL
-SELECT 1, s.name, NULL, s.id,
-  greatest(s.floor_version, (SELECT max(version) FROM events WHERE stream_id = s.id)),
-  s.state, NULL, NULL
+SELECT 1, s.name, NULL, NULL, NULL, s.id, s.state,
+  (SELECT coalesce(max(version), 0) FROM events WHERE stream_id = s.id),
+  s.floor_version, s.max_count, s.max_age_us
 FROM unnest(%b::text[]) AS asked(name)
 CROSS JOIN LATERAL (SELECT * FROM streams WHERE streams.name = asked.name LIMIT 1) AS s
 UNION ALL
-SELECT 2, s.name, e.id, e.position, e.recorded_at, e.version, e.record, NULL
+SELECT 2, s.name, e.id, NULL, e.record, e.position, e.recorded_at, e.version, NULL, NULL, NULL
 FROM unnest(%b::uuid[]) AS asked(id)
 CROSS JOIN LATERAL (SELECT * FROM events WHERE events.id = asked.id LIMIT 1) AS e
 LEFT JOIN streams s ON s.id = e.stream_id
@@ -94,6 +107,10 @@ FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::uuid[], 
   AS e(position, recorded_at, stream_id, version, id, category_id, type_id, record)
 """
 
+RESURRECT = """
+UPDATE streams SET state = 0 WHERE id = ANY(%b::bigint[]) AND id = ANY(%b::bigint[])
+"""
+
 NEW_NAMES = """
 WITH known AS (SELECT id, name FROM {table} WHERE name = ANY(%b::text[])), made AS (
   INSERT INTO {table} (id, name)
@@ -106,13 +123,18 @@ SELECT id, name FROM known UNION ALL SELECT id, name FROM made
 WINDOW = "position > %(after)s AND position <= %(until)s"
 
 # All rows of a result travel at once, so it is cut here. Sums need no record to be read.
-CUT = """
+CUT = (
+    """
 SELECT position, version, record FROM (
   SELECT position, version, record, row_number() OVER w AS ordinal,
     sum(octet_length(record)) OVER w AS bytes
-  FROM events WHERE {where} WINDOW w AS (ORDER BY {rank} {order} ROWS UNBOUNDED PRECEDING)) AS cut
-WHERE ordinal = 1 OR bytes <= {max_bytes} ORDER BY {rank} {order}
+  FROM (SELECT position, version, """
+    + RECORD.format(now="%(now)s")
+    + """ AS record FROM events WHERE {where}) AS seen
+  WINDOW w AS (ORDER BY {rank} {order} ROWS UNBOUNDED PRECEDING)) AS cut
+WHERE ordinal = 1 OR bytes IS NULL OR bytes <= {max_bytes} ORDER BY {rank} {order}
 """
+)
 
 
 def make_engine(url: sa.URL, *, connections: int) -> sa.Engine:
@@ -177,8 +199,8 @@ class PostgresqlStorage(SqlReads):
 
     def __init__(self, engine: sa.Engine) -> None:
         """Takes an engine on a database that is migrated."""
-        super().__init__(engine)
         self._names = Names()
+        super().__init__(engine)
 
     def _translated(self, error: Exception) -> Exception:
         return translated(error)
@@ -227,10 +249,32 @@ class PostgresqlStorage(SqlReads):
 
         def work(connection: sa.Connection) -> list[StoredRecord]:
             with _driver(connection).cursor(binary=True) as cursor:
-                rows: list[StoredRecord] = cursor.execute(statement, parameters).fetchall()
+                rows: list[StoredRecord] = cursor.execute(
+                    statement, {"now": now(), **parameters}
+                ).fetchall()
                 return rows
 
         return self._read(work)
+
+    def erase(  # noqa: D102
+        self, stream_id: int, events: Sequence[ErasableEvent], tags: Sequence[tuple[str, int]]
+    ) -> bool:
+        def work(connection: sa.Connection) -> bool:
+            driver = _driver(connection)
+            driver.execute(BEGIN_ERASURE)
+            # Not the append lock: erased rows are none that an append looks at.
+            free = driver.execute(f"SELECT pg_try_advisory_xact_lock({ERASURE_LOCK_KEY})")
+            mine: bool = free.fetchone()[0]
+            if mine:
+                changes.erase(connection, stream_id, events, tags)
+            driver.execute("COMMIT")
+            return mine
+
+        return self._read(work)
+
+    def shred(self) -> bool:
+        """Rows that were replaced go with the next vacuum."""
+        return True
 
     @contextmanager
     def write(self, lock_seconds: float) -> Iterator["PostgresqlTransaction"]:
@@ -247,7 +291,7 @@ class PostgresqlStorage(SqlReads):
                 try:
                     driver.execute(begin)
                     with driver.cursor(binary=True) as cursor:
-                        transaction = PostgresqlTransaction(driver, cursor, self._names)
+                        transaction = PostgresqlTransaction(connection, cursor, self._names)
                         yield transaction
                         if not transaction.committed:
                             self._names.forget()
@@ -269,18 +313,24 @@ def _driver(connection: sa.Connection) -> Any:
     return connection.connection.driver_connection
 
 
-class PostgresqlTransaction:
+class PostgresqlTransaction(SqlStreamChanges):
     """A transaction that holds the append lock. Implements `core.storage.WriteTransaction`."""
 
-    def __init__(self, driver: Any, cursor: Any, names: Names) -> None:
+    def __init__(self, connection: sa.Connection, cursor: Any, names: Names) -> None:
         """Takes a connection after `BEGIN`."""
         self.committed = False
-        self._driver = driver
+        self._open = connection
+        self._driver = _driver(connection)
         self._cursor = cursor
         self._names = names
         self._stream_ids: dict[str, int] = {}
+        self._deleted: list[int] = []
         self._last_stream_id = 0
         self._wrote = False
+
+    @property
+    def _connection(self) -> sa.Connection:
+        return self._open
 
     def state(  # noqa: D102
         self, streams: Collection[str], ids: Collection[UUID]
@@ -288,16 +338,20 @@ class PostgresqlTransaction:
         found_streams: dict[str, StreamState] = {}
         found_ids: dict[UUID, RecordedId] = {}
         rows = self._cursor.execute(STATE, (list(streams), list(ids))).fetchall()
-        for kind, name, uuid, first, second, third, record, last_id in rows:
+        for kind, name, uuid, last_id, record, *numbers in rows:
+            first, second, third, *rule = numbers
             if kind == 0:
-                head = Head(uuid, first or 0, second or 0, last_id)
+                head = Head(uuid, first or 0, second or 0, last_id, rule[0])
                 self._last_stream_id = third
             elif kind == 1:
                 self._stream_ids[name] = first
+                if second:
+                    self._deleted.append(first)
                 found_streams[name] = StreamState(
-                    version=second if third == 0 else 0,
-                    last_version=second,
-                    permanently_deleted=third == 2,
+                    version=0 if second else third,
+                    last_version=third,
+                    permanently_deleted=second == 2,
+                    rule=Rule(*rule) if any(rule) else NOTHING,
                 )
             else:
                 found_ids[uuid] = RecordedId(first, name or "", third or 0, second, record)
@@ -308,7 +362,7 @@ class PostgresqlTransaction:
     ) -> list[StoredRecord]:
         statement = CUT.format(where=WINDOW, rank="position", order="ASC", max_bytes=max_bytes)
         rows: list[StoredRecord] = self._cursor.execute(
-            statement, {"after": after, "until": until}
+            statement, {"now": now(), "after": after, "until": until}
         ).fetchall()
         return rows
 
@@ -324,6 +378,9 @@ class PostgresqlTransaction:
         self._stream_ids.update(zip(new_streams, new_ids, strict=True))
         tags = sorted((tag, record.position) for record in records for tag in record.terms.tags)
         category_ids = {name: categories[category_of(name)] for name in streams} | {"": 0}
+        if self._deleted:
+            written = [self._stream_ids[name] for name in streams]
+            self._cursor.execute(RESURRECT, (self._deleted, written))
         self._cursor.execute(
             INSERT,
             (

@@ -1,7 +1,7 @@
 """The reads that SQLite and PostgreSQL do alike, and how a failing read ends."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 from uuid import UUID
 
@@ -10,8 +10,17 @@ import sqlalchemy as sa
 from treering_server.core.errors import StorageUnavailable
 from treering_server.core.model import Head, ListStreams, Stream
 from treering_server.core.query import QueryItem
-from treering_server.core.storage import Incarnation, Matches
-from treering_server.storage import matching, statements
+from treering_server.core.removal import Rule
+from treering_server.core.storage import (
+    ErasableEvent,
+    Incarnation,
+    LogNews,
+    Matches,
+    RemovingStream,
+    StreamSpan,
+)
+from treering_server.storage import changes, matching, statements
+from treering_server.storage.removal import now
 
 Result = TypeVar("Result")
 
@@ -24,6 +33,9 @@ class SqlReads(ABC):
     def __init__(self, engine: sa.Engine) -> None:
         """Takes an engine whose connections are in autocommit."""
         self._engine = engine
+        self._log_ids: set[UUID] = set()
+        self._log_id = UUID(int=0)
+        self.head()
 
     @abstractmethod
     def _translated(self, error: Exception) -> Exception:
@@ -49,12 +61,29 @@ class SqlReads(ABC):
                 # What else the pool holds has died as well.
                 self._engine.dispose()
 
-    def head(self) -> Head:
+    @property
+    def log_id(self) -> UUID:
         """See `Storage`, as for all that follow."""
-        return self._read(statements.head)
+        return self._log_id
+
+    def _note_log_id(self, log_id: UUID) -> None:
+        """What a connection found. One that looked before another may tell of it later."""
+        if log_id not in self._log_ids:
+            self._log_ids.add(log_id)
+            self._log_id = log_id
+
+    def head(self) -> Head:  # noqa: D102
+        head = self._read(statements.head)
+        self._note_log_id(head.log_id)
+        return head
 
     def incarnations(self) -> list[Incarnation]:  # noqa: D102
         return self._read(statements.all_incarnations)
+
+    def news(self, since: int) -> LogNews:  # noqa: D102
+        news = self._read(lambda connection: changes.news(connection, since))
+        self._note_log_id(news.log_id)
+        return news
 
     def event_id(self, position: int) -> UUID | None:  # noqa: D102
         return self._read(lambda connection: statements.event_id(connection, position))
@@ -62,24 +91,31 @@ class SqlReads(ABC):
     def position_at_time(self, microseconds: int) -> int:  # noqa: D102
         return self._read(lambda connection: statements.position_at_time(connection, microseconds))
 
-    def version_at(self, stream: str, position: int) -> int:  # noqa: D102
-        def work(connection: sa.Connection) -> int:
-            ids = statements.stream_ids(connection, [stream])
-            return sum(statements.versions_at(connection, ids, position).values())
-
-        return self._read(work)
+    def span(self, stream: str, position: int) -> StreamSpan:  # noqa: D102
+        return self._read(lambda each: statements.span(each, stream, position, now()))
 
     def stream(self, name: str) -> Stream | None:  # noqa: D102
-        return self._read(lambda connection: statements.stream_named(connection, name))
+        return self._read(lambda connection: statements.stream_named(connection, name, now()))
 
     def streams(self, request: ListStreams) -> list[Stream]:  # noqa: D102
-        return self._read(lambda connection: statements.streams_page(connection, request))
+        return self._read(lambda connection: statements.streams_page(connection, request, now()))
+
+    def moving_rules(self, names: Collection[str]) -> dict[str, Rule]:  # noqa: D102
+        return self._read(lambda connection: changes.moving_rules(connection, list(names)))
+
+    def removing(self, after_id: int, most: int) -> list[RemovingStream]:  # noqa: D102
+        return self._read(lambda each: changes.removing(each, after_id, most, now()))
+
+    def erasable(  # noqa: D102
+        self, stream: RemovingStream, most: int
+    ) -> list[ErasableEvent]:
+        return self._read(lambda connection: changes.erasable(connection, stream, most))
 
     def matching(  # noqa: D102
         self, item: QueryItem, after: int, until: int, *, backwards: bool, max_postings: int
     ) -> Matches:
         window = matching.Window(after, until, backwards)
-        return self._read(lambda connection: matching.find(connection, item, window, max_postings))
+        return self._read(lambda each: matching.find(each, item, window, max_postings, now()))
 
     def close(self) -> None:
         """Closes the pool."""

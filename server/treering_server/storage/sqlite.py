@@ -24,8 +24,10 @@ except ImportError:
 from treering_server.core.errors import ReadOnly, Refusal, StorageFull, StorageUnavailable
 from treering_server.core.model import Head
 from treering_server.core.query import category_of
+from treering_server.core.removal import NOTHING, Rule
 from treering_server.core.storage import (
     CommitUnknown,
+    ErasableEvent,
     LockedState,
     NewRecord,
     RecordedId,
@@ -33,8 +35,11 @@ from treering_server.core.storage import (
     StoredRecord,
     StreamState,
 )
+from treering_server.storage import changes
+from treering_server.storage.changes import SqlStreamChanges
 from treering_server.storage.names import Names
 from treering_server.storage.reads import SqlReads
+from treering_server.storage.removal import RECORD, now
 
 SQLITE_VERSION: str = sqlite3.sqlite_version
 Error: type[Exception] = sqlite3.Error
@@ -49,13 +54,14 @@ ROWS_PER_INSERT = 64
 """One statement steps over many rows: each step lets go of Python's lock, and getting it
 back from a busy event loop can take longer than the insert."""
 IDS_PER_SELECT = 256
+LOCK_SECONDS = 5.0
+"""How long an erasure waits for its turn."""
 
 FULL, READ_ONLY, CORRUPT, NOT_A_DATABASE, CANNOT_OPEN = 13, 8, 11, 26, 14
 
-RECORDS = (
-    "SELECT position, version, record FROM events "
-    "WHERE position > ? AND position <= ? ORDER BY position {order}"
-)
+_RECORD = RECORD.format(now="?")
+SELECT = f"SELECT position, version, {_RECORD} FROM events "
+RECORDS = SELECT + "WHERE position > ? AND position <= ? ORDER BY position {order}"
 EVENT_COLUMNS = "position, recorded_at, stream_id, version, id, category_id, type_id, record"
 
 
@@ -113,6 +119,7 @@ def make_engine(path: Path, *, connections: int, checkpoints: bool) -> sa.Engine
             ("wal_autocheckpoint", CHECKPOINT_PAGES if checkpoints else 0, None),
             ("journal_size_limit", WAL_LIMIT_BYTES, None),
             ("cache_size", -CACHE_KIB, None),
+            ("secure_delete", "ON" if checkpoints else "OFF", None),
         ):
             connection.execute(f"PRAGMA {setting} = {value}").fetchall()
             (found,) = connection.execute(f"PRAGMA {setting}").fetchone()
@@ -148,10 +155,10 @@ class SqliteStorage(SqlReads):
 
     def __init__(self, path: Path, lock: FileLock, *, readers: int) -> None:
         """Opens a file that is migrated and whose lock is held."""
-        super().__init__(make_engine(path, connections=readers + 1, checkpoints=False))
         self._writing = make_engine(path, connections=1, checkpoints=True)
         self._lock = lock
         self._names = Names()
+        super().__init__(make_engine(path, connections=readers + 1, checkpoints=False))
 
     def _translated(self, error: Exception) -> Exception:
         return translated(error)
@@ -160,7 +167,7 @@ class SqliteStorage(SqlReads):
         self, after: int, until: int, *, backwards: bool, max_bytes: int
     ) -> list[StoredRecord]:
         statement = RECORDS.format(order="DESC" if backwards else "ASC")
-        return self._fetch(statement, (after, until), max_bytes)
+        return self._fetch(statement, (now(), after, until), max_bytes)
 
     def records_at(  # noqa: D102
         self, positions: Sequence[int], *, max_bytes: int
@@ -168,11 +175,8 @@ class SqliteStorage(SqlReads):
         backwards = len(positions) > 1 and positions[0] > positions[-1]
         order = "DESC" if backwards else "ASC"
         marks = ", ".join("?" * len(positions))
-        statement = (
-            "SELECT position, version, record FROM events "
-            f"WHERE position IN ({marks}) ORDER BY position {order}"
-        )
-        return self._fetch(statement, tuple(positions), max_bytes)
+        statement = f"{SELECT}WHERE position IN ({marks}) ORDER BY position {order}"
+        return self._fetch(statement, (now(), *positions), max_bytes)
 
     def stream_records(  # noqa: D102
         self,
@@ -185,11 +189,10 @@ class SqliteStorage(SqlReads):
     ) -> list[StoredRecord]:
         order = "DESC" if backwards else "ASC"
         statement = (
-            "SELECT position, version, record FROM events "
-            "WHERE stream_id = (SELECT id FROM streams WHERE name = ?) "
+            f"{SELECT}WHERE stream_id = (SELECT id FROM streams WHERE name = ?) "
             f"AND version > ? AND version <= ? ORDER BY version {order}"
         )
-        parameters = (stream, after_version, until_version)
+        parameters = (now(), stream, after_version, until_version)
         return self._fetch(statement, parameters, max_bytes)
 
     def _fetch(
@@ -202,6 +205,21 @@ class SqliteStorage(SqlReads):
 
         return self._read(work)
 
+    def erase(  # noqa: D102
+        self, stream_id: int, events: Sequence[ErasableEvent], tags: Sequence[tuple[str, int]]
+    ) -> bool:
+        with self.write(LOCK_SECONDS) as transaction:
+            transaction.erase(stream_id, events, tags)
+            transaction.commit()
+        return True
+
+    def shred(self) -> bool:
+        """The writing connection overwrites what it deletes; the WAL file goes on holding older
+        pages until it is emptied."""
+        with self._writing.connect() as connection:
+            busy, *_ = _driver(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+
     @contextmanager
     def write(self, lock_seconds: float) -> Iterator["SqliteTransaction"]:
         """See `Storage`. The lock is SQLite's own, and nobody else can hold it for long."""
@@ -210,7 +228,7 @@ class SqliteStorage(SqlReads):
                 driver = _driver(connection)
                 try:
                     driver.execute("BEGIN IMMEDIATE")
-                    yield SqliteTransaction(driver, self._names)
+                    yield SqliteTransaction(connection, self._names)
                 finally:
                     if driver.in_transaction:
                         driver.execute("ROLLBACK")
@@ -252,29 +270,39 @@ def _cut(cursor: Any, max_bytes: int) -> list[StoredRecord]:
         cursor.close()
 
 
-class SqliteTransaction:
+class SqliteTransaction(SqlStreamChanges):
     """A transaction that has begun. Implements `core.storage.WriteTransaction`."""
 
-    def __init__(self, driver: Any, names: Names) -> None:
-        """Takes the driver's connection, inside of `BEGIN IMMEDIATE`."""
-        self._driver = driver
+    def __init__(self, connection: sa.Connection, names: Names) -> None:
+        """Takes a connection, inside of `BEGIN IMMEDIATE`."""
+        self._open = connection
+        self._driver = _driver(connection)
         self._names = names
         self._stream_ids: dict[str, int] = {}
+        self._deleted: set[str] = set()
         self._last_stream_id = 0
         self._wrote = False
 
-    def _execute(self, statement: str, parameters: Sequence[object] = ()) -> Any:
-        # SQLite may have rolled back by itself (disk full): then this statement would commit
-        # alone.
+    @property
+    def _connection(self) -> sa.Connection:
+        self._check_open()
+        return self._open
+
+    def _check_open(self) -> None:
+        # SQLite may have rolled back by itself (disk full): then the next statement would
+        # commit alone.
         if not self._driver.in_transaction:
             raise StorageDefect("SQLite ended the transaction by itself")
+
+    def _execute(self, statement: str, parameters: Sequence[object] = ()) -> Any:
+        self._check_open()
         return self._driver.execute(statement, parameters)
 
     def state(  # noqa: D102
         self, streams: Collection[str], ids: Collection[UUID]
     ) -> LockedState:
-        log_id, position, recorded_at, event_id, self._last_stream_id = self._execute(
-            "SELECT l.log_id, e.position, e.recorded_at, e.id, "
+        log_id, position, recorded_at, event_id, generation, self._last_stream_id = self._execute(
+            "SELECT l.log_id, e.position, e.recorded_at, e.id, l.generation, "
             "(SELECT coalesce(max(id), 0) FROM streams) "
             "FROM log l LEFT JOIN events e ON e.position = (SELECT max(position) FROM events)"
         ).fetchone()
@@ -283,6 +311,7 @@ class SqliteTransaction:
             position or 0,
             recorded_at or 0,
             UUID(bytes=event_id) if event_id else None,
+            generation,
         )
         return LockedState(head, self._streams(list(streams)), self._recorded(list(ids)))
 
@@ -291,18 +320,21 @@ class SqliteTransaction:
         for some in _padded(names, IDS_PER_SELECT):
             marks = ", ".join("?" * len(some))
             rows = self._execute(
-                "SELECT s.name, s.id, s.floor_version, s.state, "
-                "(SELECT max(version) FROM events WHERE stream_id = s.id) "
+                "SELECT s.name, s.id, s.state, "
+                "(SELECT coalesce(max(version), 0) FROM events WHERE stream_id = s.id), "
+                "s.floor_version, s.max_count, s.max_age_us "
                 f"FROM streams s WHERE s.name IN ({marks})",
                 some,
             )
-            for name, stream_id, floor_version, state, version in rows.fetchall():
-                last_version = max(floor_version, version or 0)
+            for name, stream_id, state, last_version, *rule in rows.fetchall():
                 self._stream_ids[name] = stream_id
+                if state:
+                    self._deleted.add(name)
                 found[name] = StreamState(
-                    version=last_version if state == 0 else 0,
+                    version=0 if state else last_version,
                     last_version=last_version,
                     permanently_deleted=state == 2,
+                    rule=Rule(*rule) if any(rule) else NOTHING,
                 )
         return found
 
@@ -326,7 +358,7 @@ class SqliteTransaction:
         self, after: int, until: int, *, max_bytes: int
     ) -> list[StoredRecord]:
         statement = RECORDS.format(order="ASC")
-        return _cut(self._execute(statement, (after, until)), max_bytes)
+        return _cut(self._execute(statement, (now(), after, until)), max_bytes)
 
     def insert(self, records: Sequence[NewRecord]) -> None:  # noqa: D102
         self._wrote = True
@@ -339,6 +371,8 @@ class SqliteTransaction:
             self._stream_ids[name] = self._last_stream_id
             new_streams.append((self._last_stream_id, name, categories[category_of(name)]))
         self._insert("streams", "id, name, category_id", new_streams)
+        for name in streams & self._deleted:
+            self._execute("UPDATE streams SET state = 0 WHERE id = ?", (self._stream_ids[name],))
         rows = [
             (
                 record.position,
@@ -381,6 +415,13 @@ class SqliteTransaction:
                 ).fetchone()
             known[name] = row[0]
         return known
+
+    def erase(
+        self, stream_id: int, erased: Sequence[ErasableEvent], tags: Sequence[tuple[str, int]]
+    ) -> None:
+        """See `Storage`."""
+        self._wrote = True
+        changes.erase(self._connection, stream_id, erased, tags)
 
     def commit(self) -> None:  # noqa: D102
         if not self._wrote:

@@ -5,8 +5,8 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from treering_server.core.model import DeletionState, Head, ListStreams, Stream
-from treering_server.core.storage import Incarnation
+from treering_server.core.model import DeletionState, Head, ListStreams, Retention, Stream
+from treering_server.core.storage import Incarnation, StreamSpan
 from treering_server.storage.schema import events, incarnations, log, streams
 
 DELETION_STATES: tuple[DeletionState, ...] = ("live", "deleted", "permanent")
@@ -44,7 +44,7 @@ _VERSION_AT_POSITION = sa.text("""
 )
 
 _HEAD = (
-    sa.select(log.c.log_id, events.c.position, events.c.recorded_at, events.c.id)
+    sa.select(log.c.log_id, events.c.position, events.c.recorded_at, events.c.id, log.c.generation)
     .select_from(log)
     .outerjoin(
         events,
@@ -56,7 +56,7 @@ _HEAD = (
 def head(connection: sa.Connection) -> Head:
     """The end of the log."""
     row = connection.execute(_HEAD).one()
-    return Head(row.log_id, row.position or 0, row.recorded_at or 0, row.id)
+    return Head(row.log_id, row.position or 0, row.recorded_at or 0, row.id, row.generation)
 
 
 def all_incarnations(connection: sa.Connection) -> list[Incarnation]:
@@ -88,56 +88,86 @@ def versions_at(connection: sa.Connection, ids: Sequence[int], position: int) ->
     return {row.stream_id: row.low for row in rows}
 
 
-def stream_ids(connection: sa.Connection, names: Sequence[str]) -> list[int]:
-    """Ids of those of the streams that were written to."""
-    found = connection.scalars(sa.select(streams.c.id).where(streams.c.name.in_(names)))
-    return list(found)
-
-
-def stream_named(connection: sa.Connection, name: str) -> Stream | None:
-    """A stream; None if it was never written to."""
+def span(connection: sa.Connection, name: str, position: int, now: int) -> StreamSpan:
+    """The versions that a stream was given up to a position, and can be read at a time."""
     named = sa.select(streams).where(streams.c.name == name).subquery()
-    row = connection.execute(_described(named)).one_or_none()
+    row = connection.execute(_described(named, now)).one_or_none()
+    if row is None:
+        return StreamSpan(last=0, first=1, deleted=0)
+    last = versions_at(connection, [row.id], position)[row.id]
+    return StreamSpan(last, _first_left(row), row.deleted_version)
+
+
+def stream_named(connection: sa.Connection, name: str, now: int) -> Stream | None:
+    """A stream, as it is at a time; None if nothing is known of it."""
+    named = sa.select(streams).where(streams.c.name == name).subquery()
+    row = connection.execute(_described(named, now)).one_or_none()
     return None if row is None else _stream(row)
 
 
-def streams_page(connection: sa.Connection, request: ListStreams) -> list[Stream]:
-    """Streams in order of name."""
+def streams_page(connection: sa.Connection, request: ListStreams, now: int) -> list[Stream]:
+    """Streams in order of name, as they are at a time."""
     # Not `= 0`, of which a planner without statistics believes that few rows are it.
     kept = [] if request.show_deleted else [streams.c.state < 1]
     after = request.after_name
     named = names_from(streams, request.prefix, request.page_size, *kept, after=after)
-    page = _described(named).order_by(named.c.name)
+    page = _described(named, now).order_by(named.c.name)
     return [_stream(row) for row in connection.execute(page)]
 
 
-def _described(named: sa.Subquery) -> sa.Select[tuple[object, ...]]:
+def _described(named: sa.Subquery, now: int) -> sa.Select[tuple[object, ...]]:
     """Rows of streams with what only their events tell."""
     of_stream = events.c.stream_id == named.c.id
     last_version = sa.select(sa.func.max(events.c.version)).where(of_stream)
     last = sa.select(events.c.recorded_at).where(of_stream)
+    # What is older than that is marked as removed before long, so few are passed over.
+    first_young = (
+        sa.select(events.c.version)
+        .where(
+            of_stream,
+            events.c.version > named.c.floor_version,
+            events.c.recorded_at >= now - named.c.max_age_us,
+        )
+        .order_by(events.c.version)
+        .limit(1)
+    )
     return sa.select(
         named,
         last_version.scalar_subquery().label("last_version"),
         last.order_by(events.c.version.desc()).limit(1).scalar_subquery().label("recorded_at"),
+        sa.case((named.c.max_age_us.is_not(None), first_young.scalar_subquery()), else_=None).label(
+            "first_young"
+        ),
     )
+
+
+def _first_left(row: sa.Row[tuple[object, ...]]) -> int:
+    """The oldest version that is not removed; more than the last one, if all are."""
+    values = row._mapping
+    last_version = values["last_version"] or 0
+    first = values["floor_version"] + 1
+    if values["max_count"] is not None:
+        first = max(first, last_version - values["max_count"] + 1)
+    if values["max_age_us"] is not None:
+        first = max(first, values["first_young"] or last_version + 1)
+    return int(first)
 
 
 def _stream(row: sa.Row[tuple[object, ...]]) -> Stream:
     values = row._mapping
     deletion = DELETION_STATES[values["state"]]
-    last_version = max(values["floor_version"], values["last_version"] or 0)
+    last_version = values["last_version"] or 0
     version = last_version if deletion == "live" else 0
+    first = _first_left(row)
     return Stream(
         name=values["name"],
         version=version,
-        first_version=min(version, max(1, values["truncate_before"])),
+        first_version=first if first <= version else 0,
         next_version=last_version + 1,
-        recorded_at=values["recorded_at"],
+        recorded_at=values["recorded_at"] or 0,
         deletion=deletion,
-        max_age_microseconds=values["max_age_us"],
-        max_count=values["max_count"],
-        truncate_before=values["truncate_before"],
+        retention=Retention(values["max_age_us"], values["max_count"], values["truncate_before"]),
+        deleted_version=values["deleted_version"],
     )
 
 
