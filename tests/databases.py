@@ -148,6 +148,23 @@ def database_name(url: str) -> str:
     return urlsplit(url).path.removeprefix("/")
 
 
+def url_at(url: str, *ports: int) -> str:
+    """The database of the same name elsewhere on this machine; at several ports, in the way of
+    PostgreSQL's own programs: wherever it takes writes."""
+    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+    query = "target_session_attrs=read-write" if len(ports) > 1 else ""
+    return urlunsplit(urlsplit(url)._replace(netloc=f"postgres@{hosts}", query=query))
+
+
+def wait_for(url: str, statement: str) -> None:
+    """Waits until a statement, asked in a database, answers true."""
+    deadline = time.monotonic() + START_SECONDS
+    with psycopg.connect(url, autocommit=True) as connection:
+        while connection.execute(statement.encode()).fetchone() != (True,):
+            assert time.monotonic() < deadline, f"not true in time: {statement}"
+            time.sleep(0.01)
+
+
 class PostgresServer(Postgres):
     """A PostgreSQL of our own, which can be stopped, killed and started again.
 
@@ -256,6 +273,24 @@ class PostgresServer(Postgres):
     def promote(self) -> None:
         """Makes a primary of a standby, with a timeline of its own, and waits until it is."""
         self.run("pg_ctl", "promote", "-D", str(self.data), "-w")
+
+    def cut_off(self) -> None:
+        """Lets a standby receive nothing more; what it has received it still replays."""
+        self.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        self.execute("SELECT pg_reload_conf()")
+        wait_for(self._url, "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)")
+
+    def recover_to(self, point: str, primary: "PostgresServer") -> None:
+        """Starts what `standby` made, not as a standby, but restored to how its primary was at
+        a point that `pg_create_restore_point` named, and waits until it takes writes."""
+        (self.data / "standby.signal").rename(self.data / "recovery.signal")
+        self.settings |= {
+            "restore_command": f"cp {primary.data}/pg_wal/%f %p",
+            "recovery_target_name": point,
+            "recovery_target_action": "promote",
+        }
+        self.start()
+        wait_for(self._url, "SELECT NOT pg_is_in_recovery()")
 
     def run(self, program: str, *arguments: str) -> None:
         """Runs one of PostgreSQL's programs to its end."""
