@@ -30,11 +30,12 @@ from treering_server.core.storage import (
     StoredRecord,
     StreamState,
 )
-from treering_server.storage import changes
+from treering_server.storage import changes, incarnations
 from treering_server.storage.changes import SqlStreamChanges
 from treering_server.storage.names import Names
 from treering_server.storage.reads import SqlReads
 from treering_server.storage.removal import RECORD, now
+from treering_server.storage.schema import log
 
 OLDEST_VERSION = 14
 CONNECT_SECONDS = 5
@@ -42,6 +43,8 @@ TCP_TIMEOUT_MILLISECONDS = 10_000
 """After that long without an answer from its host a connection counts as lost."""
 STATEMENT_SECONDS = 30.0
 """For one statement under the append lock."""
+TAKE_OVER_SECONDS = 5.0
+"""How long a new connection waits for the append lock, after a failover."""
 IDLE_SECONDS = 2.0
 """A server that stops while it holds the append lock loses it after that long."""
 
@@ -71,12 +74,25 @@ SELECT
   pg_advisory_xact_lock({key})
 """
 
+# Of the WAL, as of now: `pg_control_checkpoint` tells of a failover with the next checkpoint only.
+TIMELINE = "substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
+
+# Who this database cluster is. The system identifier is not told to everybody.
+SYSTEM_ID = "(SELECT system_identifier::text FROM pg_control_system())"
+MAY_ASK = "SELECT has_function_privilege('pg_control_system()', 'execute')"
+IDENTITY = f"""
+SELECT log_id, system_id, timeline, {{system_id}} AS system_id_now,
+  CASE WHEN NOT pg_is_in_recovery() THEN {TIMELINE} END AS timeline_now
+FROM log
+"""
+
 # Kind, name, uuids, record, then numbers: the head, the streams and the ids in one trip.
 # LATERAL with a LIMIT, so that each name and id is looked up by its index, whatever the planner
 # believes of the tables' sizes.
-STATE = """
-SELECT 0, NULL::text, l.log_id, e.id, NULL::bytea, e.position, e.recorded_at,
-  (SELECT coalesce(max(id), 0) FROM streams), l.generation, NULL::bigint, NULL::bigint
+STATE = f"""
+SELECT 0, CASE WHEN l.timeline <> {TIMELINE} THEN 'other timeline' END, l.log_id, e.id, NULL::bytea,
+  e.position, e.recorded_at, (SELECT coalesce(max(id), 0) FROM streams), l.generation, NULL::bigint,
+  NULL::bigint
 FROM log l LEFT JOIN events e ON e.position = (SELECT max(position) FROM events)
 UNION ALL
 SELECT 1, s.name, NULL, NULL, NULL, s.id, s.state,
@@ -200,7 +216,55 @@ class PostgresqlStorage(SqlReads):
     def __init__(self, engine: sa.Engine) -> None:
         """Takes an engine on a database that is migrated."""
         self._names = Names()
+        with engine.connect() as connection:
+            may_ask = connection.exec_driver_sql(MAY_ASK).scalar()
+        self._identity = IDENTITY.format(system_id=SYSTEM_ID if may_ask else "''")
+        engine.dispose()
+        sa.event.listen(engine, "engine_connect", self._identify)
         super().__init__(engine)
+
+    def _identify(self, connection: sa.Connection) -> None:
+        """Sees, once for each connection of the pool, whether the log is where it was: if it may
+        have lost its end, nothing is read or written before it has a new id."""
+        if connection.info.get("identified"):
+            return
+        try:
+            identity = connection.exec_driver_sql(self._identity).one()
+            log_id: UUID = identity.log_id
+            is_primary = identity.timeline_now is not None
+            if is_primary and identity[1:3] != identity[3:5]:
+                log_id = self._take_over(connection)
+        except BaseException:
+            connection.invalidate()
+            raise
+        connection.info["identified"] = True
+        self._note_log_id(log_id)
+
+    def _take_over(self, connection: sa.Connection) -> UUID:
+        """Begins a new incarnation, unless another server just did."""
+        begin = BEGIN.format(
+            lock=round(TAKE_OVER_SECONDS * 1000),
+            statement=round(STATEMENT_SECONDS * 1000),
+            idle=round(IDLE_SECONDS * 1000),
+            key=APPEND_LOCK_KEY,
+        )
+        _driver(connection).execute(begin)
+        # Reads wait for this commit, and must not wait for a standby that is away. The first
+        # append waits for both.
+        connection.exec_driver_sql("SET LOCAL synchronous_commit = 'local'")
+        found = connection.exec_driver_sql(self._identity).one()
+        log_id: UUID = found.log_id
+        before, (system_id, timeline) = [*found[1:3]], found[3:5]
+        if before != [system_id, timeline]:
+            if before != [None, None]:
+                is_other_system = before[0] != system_id
+                log_id = incarnations.begin(
+                    connection,
+                    "loaded into another database system" if is_other_system else "failover",
+                )
+            connection.execute(sa.update(log).values(system_id=system_id, timeline=timeline))
+        _driver(connection).execute("COMMIT")
+        return log_id
 
     def _translated(self, error: Exception) -> Exception:
         return translated(error)
@@ -341,6 +405,8 @@ class PostgresqlTransaction(SqlStreamChanges):
         for kind, name, uuid, last_id, record, *numbers in rows:
             first, second, third, *rule = numbers
             if kind == 0:
+                if name is not None:
+                    raise StorageUnavailable(f"it failed over to an {name}")
                 head = Head(uuid, first or 0, second or 0, last_id, rule[0])
                 self._last_stream_id = third
             elif kind == 1:
