@@ -290,5 +290,5 @@ class _Statement:
         )
         if not self.checks and not may_be_erased:
             # Erased events are in no index that these postings walk.
-            passes = sa.or_(sa.text(f"NOT {IS_ANY_REMOVED}"), passes)
+            passes = sa.case((sa.text(f"NOT {IS_ANY_REMOVED}"), sa.true()), else_=passes)
         return sa.select(candidates.c.ordinal, candidates.c.position, passes)
