@@ -142,8 +142,8 @@ class Subscription:
         self._check_stopping()
         await self._feed.look_again()
         assert self._log_id is not None
-        common = await self._reader.last_common_position(self._log_id)
         head = await self._reader.head()
+        common = await self._reader.last_common_position(self._log_id)
         if self._told > common:
             raise LogDiverged(LogState(head.log_id, head.position), common)
         self._position = min(self._position, common)
