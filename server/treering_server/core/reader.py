@@ -97,8 +97,13 @@ class Reader:
         """
         head = await self.head()
         if read.expected_log_id is not None:
-            position = read.after.position if isinstance(read.after, AfterPosition) else 0
-            await self._check_log(read.expected_log_id, position, head)
+            positions = [read.min_position]
+            if isinstance(read.after, AfterPosition):
+                positions.append(read.after.position)
+            if isinstance(read.until, UntilPosition):
+                positions.append(read.until.position)
+            await self._check_log(read.expected_log_id, max(positions), head)
+            await self._check_log_of_version(read.expected_log_id, read.source, read.after, head)
         if head.position < read.min_position:
             head = await self._reach(read.min_position, seconds)
         return await asyncio.to_thread(self._reading, read, head)
@@ -160,6 +165,18 @@ class Reader:
             self._incarnations = await asyncio.to_thread(self._storage.incarnations)
         state = LogState(head.log_id, head.position)
         check_position(expected, position, state, self._incarnations)
+
+    async def _check_log_of_version(
+        self, expected: UUID, source: Source, start: object, head: Head
+    ) -> None:
+        """A version learnt under an id is good if the stream had it before the fork."""
+        if isinstance(source, StreamSource) and isinstance(start, AfterVersion):
+            state = LogState(head.log_id, head.position)
+            common = last_common_position(expected, state, self._incarnations)
+            if common is not None:
+                span = await asyncio.to_thread(self._storage.span, source.stream, common)
+                if start.version > span.last:
+                    raise LogDiverged(state, common)
 
     def _reading(self, read: Read, head: Head) -> Reading:
         until = head.position
@@ -240,6 +257,9 @@ class Reader:
         position = subscribe.start.position if isinstance(subscribe.start, AfterPosition) else 0
         if subscribe.expected_log_id is not None:
             await self._check_log(subscribe.expected_log_id, position, head)
+            await self._check_log_of_version(
+                subscribe.expected_log_id, subscribe.source, subscribe.start, head
+            )
         return head, await asyncio.to_thread(self._start, subscribe, head)
 
     def _start(self, subscribe: Subscribe, head: Head) -> int:
