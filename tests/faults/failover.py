@@ -87,9 +87,10 @@ class Pair:
         """From now on the standby gets nothing."""
         await asyncio.to_thread(self.standby.cut_off)
 
-    async def cut_off_after(self, position: int) -> None:
-        """The same, once it has everything up to a position."""
-        has_it = f"SELECT count(*) = {position} FROM events"
+    async def cut_off_here(self) -> None:
+        """The same, once it has everything that there is now."""
+        [(end,)] = query(self.url, "SELECT pg_current_wal_flush_lsn()")
+        has_it = f"SELECT pg_last_wal_replay_lsn() >= '{end}'"
         await asyncio.to_thread(wait_for, self.standby_url, has_it)
         await self.cut_off()
 
@@ -118,8 +119,8 @@ def last_position(url: str) -> int:
 
 
 def log_in(url: str) -> list[RecordedEvent]:
-    """The whole log in a database."""
-    rows = query(url, "SELECT record FROM events ORDER BY position")
+    """The whole log in a database, but for what was removed."""
+    rows = query(url, "SELECT record FROM events WHERE record IS NOT NULL ORDER BY position")
     return [RecordedEvent.FromString(record) for (record,) in rows]
 
 
@@ -513,8 +514,7 @@ class StubFollower(Follower):
                         for event in content.events:
                             self.take(event)
                     case "fell_behind":
-                        if content.log_id:
-                            assert content.log_id != self.log_id
+                        if content.log_id not in {"", self.log_id}:
                             self.log_id = content.log_id
                             self.told_of_new += 1
                         self._reach(content.position, "")
@@ -555,7 +555,7 @@ class LibraryFollower(Follower):
 
     def handle(self, item: Any, checkpoint: treering.Checkpoint) -> None:
         """Does what a consumer does: takes in what came, then keeps the checkpoint."""
-        if isinstance(item, treering.FellBehind) and item.log_id:
+        if isinstance(item, treering.FellBehind) and item.log_id not in {"", self.log_id}:
             assert checkpoint.log_id == item.log_id
             self.told_of_new += 1
         self.log_id = checkpoint.log_id

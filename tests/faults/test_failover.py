@@ -144,19 +144,25 @@ class Callers:
                 self.look()
                 await asyncio.sleep(0.01)
 
-    async def follow_to(self, position):
-        """Waits until all followers have come there: they themselves."""
+    async def finish(self):
+        """Appends one more event, and waits until all followers have come there: they
+        themselves, and the answer to that append."""
+        goal = (await head_of(self.stores[0])).head_position + 1
         for follower, _ in self._following:
-            follower.goal = position
+            follower.goal = goal
+        last = await append(self.stores[0], append_to("quiet-1"))
         async with asyncio.timeout(SECONDS):
             await asyncio.gather(*(task for _, task in self._following))
-        return [follower for follower, _ in self._following]
+        return [follower for follower, _ in self._following], last
 
 
 # --- under load
 
 
-@pytest.mark.parametrize("way", ["one server", "several hosts", "before it is promoted"])
+WAYS = ["one server", "two servers", "several hosts", "before it is promoted"]
+
+
+@pytest.mark.parametrize("way", WAYS)
 async def test_a_lost_end_under_load(pair, way):
     """Several hosts: in the URL, as PostgreSQL's own clients take it. Before it is promoted:
     the standby is reached while it is one still."""
@@ -212,8 +218,7 @@ async def test_a_lost_end_under_load(pair, way):
                 for switch in switches:
                     switch.turn_to(pair.standby)
             await traffic.more(120)
-        last = await append(stores[0], append_to("quiet-1"))
-        followers = await callers.follow_to(last.last_position)
+        followers, last = await callers.finish()
         log = (await read(stores[-1])).events
 
     [(_, first_id, _), (ordinal, new_id, first_position)] = incarnations_in(pair.standby_url)
@@ -249,8 +254,8 @@ async def test_a_synchronous_standby_lacks_nothing(pair):
             for switch in switches:
                 switch.turn_to(pair.standby)
             await traffic.more(100)
+        followers, _ = await callers.finish()
         log = (await read(stores[0])).events
-        followers = await callers.follow_to(len(log))
 
     [(_, first_id, _), (_, new_id, first_position)] = incarnations_in(pair.standby_url)
     assert first_id == old_id
@@ -274,7 +279,7 @@ async def test_what_a_checkpoint_is_worth(pair):
         ):
             store = stub(channel)
             await fill(store, 20)
-            await pair.cut_off_after(20)
+            await pair.cut_off_here()
             await fill(store, 10)
             old = await read(store)
             assert await pair.fail_over() == 20
@@ -313,6 +318,7 @@ async def test_what_a_checkpoint_is_worth(pair):
                 )
                 check_diverged(refusal, new.log_id, 35, 20)
             await check_library(client, old, new)
+            await check_versions_and_ends(store, old, new)
 
 
 async def check_checkpoints(store, old, new):
@@ -368,6 +374,25 @@ async def check_checkpoints(store, old, new):
     )
 
 
+async def check_versions_and_ends(store, old, new):
+    """What else a caller learnt under the old id: a version of the stream, which has all events,
+    and where a read is to end."""
+    for version in (0, 1, 20):
+        stream = {"stream": "filled", "after_version": version, "expected_log_id": old.log_id}
+        assert (await read(store, **stream)).events == new.events[version:]
+        async with subscribed(store, **stream) as subscription:
+            due = new.events[version:]
+            assert await subscription.until_received(len(due)) == due
+    for version in (21, 30):
+        stream = {"stream": "filled", "after_version": version, "expected_log_id": old.log_id}
+        await refused(store.Read(ReadRequest(**stream)), "LOG_DIVERGED")
+        await refused(store.Subscribe(SubscribeRequest(**stream)), "LOG_DIVERGED")
+    answer = await read(store, until_position=20, expected_log_id=old.log_id)
+    assert answer.events == new.events[:20]
+    asked = ReadRequest(query=ALL, after_position=10, until_position=30, expected_log_id=old.log_id)
+    await refused(store.Read(asked), "LOG_DIVERGED")
+
+
 async def check_library(client, old, new):
     """An exception tells where to go on, and from there on all is well."""
     void = treering.Checkpoint(old.log_id, 25, old.events[24].id)
@@ -409,7 +434,7 @@ async def test_what_becomes_of_open_calls(pair):
             for _ in range(5):
                 await append(store, append_to("big", *(make_event(data=BIG) for _ in range(5))))
             fork = (await head_of(store)).head_position
-            await pair.cut_off_after(fork)
+            await pair.cut_off_here()
             told_of_less = [
                 await subscribe(stream="quiet", heartbeat_interval=NEVER),
                 await subscribe(query=matching(tags=["none"]), heartbeat_interval=NEVER),
@@ -493,7 +518,7 @@ async def test_decisions_are_made_on_what_is_left(pair):
             ]
             for stream in ("kept", "doomed", "spared"):
                 await append(one, append_to(stream, make_event("Old"), make_event("Old")))
-            await pair.cut_off_after(6)
+            await pair.cut_off_here()
             # The end that is lost: a name, a tag, a version, and a deletion.
             lost_events = [make_event("Lost", "first"), make_event("Lost")]
             await append(one, append_to("kept", *lost_events, expected_version=2))
@@ -609,7 +634,7 @@ async def test_two_servers_begin_one(pair):
             other = await callers.serve(pair.url_through(to_other, application_name="other"))
             await fill(one, 5)
             old_id = (await head_of(other)).log_id
-            await pair.cut_off_after(5)
+            await pair.cut_off_here()
             await fill(other, 2)
             await pair.fail_over()
             async with await psycopg.AsyncConnection.connect(
@@ -652,7 +677,7 @@ async def test_one_failover_after_another(pair):
             store = stub(channel)
             await fill(store, 10)
             ids = [(await head_of(store)).log_id]
-            await pair.cut_off_after(10)
+            await pair.cut_off_here()
             await fill(store, 5)
             await pair.fail_over()
             switch.turn_to(pair.standby)
@@ -660,7 +685,7 @@ async def test_one_failover_after_another(pair):
             ids.append((await head_of(store)).log_id)
             with await asyncio.to_thread(pair.standby.standby) as third:
                 later = Pair(pair.standby, third, pair.standby_url)
-                await later.cut_off_after(20)
+                await later.cut_off_here()
                 await fill(store, 5)
                 assert await later.fail_over() == 20
                 switch.turn_to(third)
@@ -798,10 +823,10 @@ async def test_a_fork_by_hand_of_a_log_that_is_served(postgres_url):
             await traffic.more(40)
             await asyncio.to_thread(fork_by_hand, postgres_url)
             await traffic.more(60)
-        log = (await read(stores[0])).events
         for store in stores:
             await refused(store.Append(under(append_to("filled"), old.log_id)), "LOG_DIVERGED")
-        followers = await callers.follow_to(len(log))
+        followers, _ = await callers.finish()
+        log = (await read(stores[0])).events
     [(_, first_id, _), (_, new_id, first_position)] = incarnations_in(postgres_url)
     assert first_id == old.log_id
     logs = {first_id: log[: first_position - 1], new_id: log}
