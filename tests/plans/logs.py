@@ -1,17 +1,32 @@
 """A log written straight into a storage: decided as the writer decides, without a server."""
 
+import asyncio
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from treering.v1.event_pb2 import Event
+from treering_server.core import streams
 from treering_server.core.decide import BatchState, decide
-from treering_server.core.model import Append, AppendCondition, NewEvent, StreamAppend
+from treering_server.core.eraser import Eraser
+from treering_server.core.model import (
+    Append,
+    AppendCondition,
+    DeleteStream,
+    NewEvent,
+    Retention,
+    Stream,
+    StreamAppend,
+    UpdateStream,
+)
 from treering_server.core.query import Terms
 from treering_server.core.record import EnvelopeEncoder, encode_body
-from treering_server.core.storage import Incarnation, NewRecord, Storage
+from treering_server.core.removal import RuleChange
+from treering_server.core.storage import Incarnation, Storage
+from treering_server.core.streams import StreamChanges, Verdict
 from treering_server.core.tail import Tail
+from treering_server.core.writer import Committed
 from treering_server.storage.database import open_database
 
 LOCK_SECONDS = 10.0
@@ -56,7 +71,7 @@ def append_of(*placed: tuple[str, NewEvent], conditions: Sequence[AppendConditio
     )
 
 
-def write(storage: Storage, placed: Sequence[tuple[str, NewEvent]]) -> Sequence[NewRecord]:
+def write(storage: Storage, placed: Sequence[tuple[str, NewEvent]]) -> Committed:
     """Records events, each with its stream, in their order and in one transaction."""
     encoder = EnvelopeEncoder()
     with storage.write(LOCK_SECONDS) as transaction:
@@ -67,4 +82,38 @@ def write(storage: Storage, placed: Sequence[tuple[str, NewEvent]]) -> Sequence[
             decide(state, append_of(each), (), time.time_ns() // 1000, encoder)
         transaction.insert(state.records)
         transaction.commit()
-    return state.records
+    return Committed(state.log_id, head.generation, state.records, state.moving_rules())
+
+
+Change = tuple[RuleChange, int]
+"""What the feed is told of a change: its arguments."""
+
+
+def keep(storage: Storage, stream: str, **retention: int) -> Change:
+    """Sets a stream's retention."""
+    asked = UpdateStream(stream, Retention(**retention))
+    return _change(storage, stream, lambda before: streams.update(before, asked))
+
+
+def delete(storage: Storage, stream: str, *, permanent: bool = False) -> Change:
+    """Deletes a stream that is not deleted yet."""
+    asked = DeleteStream(stream, None, permanent)
+    return _change(storage, stream, lambda before: streams.delete(before, asked))
+
+
+def _change(storage: Storage, stream: str, decide: Callable[[Stream | None], Verdict]) -> Change:
+    _, change, until = StreamChanges(storage, lambda *_: None)._attempt(stream, decide)
+    assert change is not None, "it was so before"
+    return change, until
+
+
+def erase(storage: Storage) -> None:
+    """Erases all that is removed now. Not within an event loop."""
+    asyncio.run(erased(storage))
+
+
+async def erased(storage: Storage) -> None:
+    """Erases all that is removed now."""
+    eraser = Eraser(storage)
+    while await eraser._erase_all():
+        pass

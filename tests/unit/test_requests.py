@@ -22,7 +22,12 @@ from treering.v1.event_store_service_pb2 import (
     SubscribeRequest,
 )
 from treering.v1.query_pb2 import Query as QueryMessage
-from treering.v1.stream_service_pb2 import GetStreamRequest, ListStreamsRequest
+from treering.v1.stream_service_pb2 import (
+    DeleteStreamRequest,
+    GetStreamRequest,
+    ListStreamsRequest,
+    UpdateStreamRequest,
+)
 from treering_server.core.errors import InvalidRequest, NotFound, Refusal, Violation
 from treering_server.core.limits import Limits
 from treering_server.core.model import (
@@ -31,15 +36,18 @@ from treering_server.core.model import (
     AfterVersion,
     Append,
     AppendCondition,
+    DeleteStream,
     ExpectedExists,
     ExpectedVersion,
     FromHead,
     ListStreams,
     Read,
+    Retention,
     StreamSource,
     Subscribe,
     UntilPosition,
     UntilTime,
+    UpdateStream,
 )
 from treering_server.core.query import EVERYTHING, Query, QueryItem
 from treering_server.services import requests
@@ -74,6 +82,8 @@ READERS: dict[type[Message], Callable[[bytes], Any]] = {
     GetHeadRequest: requests.read_get_head,
     GetStreamRequest: lambda data: requests.read_get_stream(data, LIMITS),
     ListStreamsRequest: lambda data: requests.read_list_streams(data, LIMITS),
+    UpdateStreamRequest: lambda data: requests.read_update_stream(data, LIMITS),
+    DeleteStreamRequest: lambda data: requests.read_delete_stream(data, LIMITS),
 }
 
 
@@ -863,6 +873,122 @@ def test_a_token_of_another_prefix_or_none_at_all(token):
     assert fields_refused(lambda: list_streams(prefix="a", page_token=token)) == ["page_token"]
 
 
+# --- UpdateStream
+
+
+def update_stream(**fields: Any) -> UpdateStream:
+    """Reads an `UpdateStreamRequest` with these fields."""
+    return requests.read_update_stream(UpdateStreamRequest(**fields).SerializeToString(), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("retention", "expected"),
+    [
+        (None, Retention()),
+        ({}, Retention()),
+        ({"max_count": 1}, Retention(max_count=1)),
+        ({"max_count": MAX}, Retention(max_count=MAX)),
+        ({"truncate_before": MAX}, Retention(truncate_before=MAX)),
+        ({"max_age": {"seconds": 2, "nanos": 3_000}}, Retention(max_age=2_000_003)),
+        ({"max_age": {"seconds": 315_576_000_000}}, Retention(max_age=315_576_000_000_000_000)),
+        # Events have whole microseconds.
+        ({"max_age": {"nanos": 1_999}}, Retention(max_age=1)),
+        ({"max_age": {"nanos": 1}}, Retention(max_age=1)),
+        (
+            {"max_age": {"seconds": 1}, "max_count": 2, "truncate_before": 3},
+            Retention(1_000_000, 2, 3),
+        ),
+    ],
+    ids=str,
+)
+def test_retentions(retention, expected):
+    assert update_stream(stream="a", retention=retention) == UpdateStream("a", expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "paths"),
+    [
+        ({}, ["stream"]),
+        ({"stream": "a\n"}, ["stream"]),
+        ({"stream": "$a"}, ["stream"]),
+        ({"stream": "a", "retention": {"max_count": 0}}, ["retention.max_count"]),
+        ({"stream": "a", "retention": {"max_count": MAX + 1}}, ["retention.max_count"]),
+        ({"stream": "a", "retention": {"truncate_before": MAX + 1}}, ["retention.truncate_before"]),
+        *(
+            ({"stream": "a", "retention": {"max_age": age}}, ["retention.max_age"])
+            for age in (
+                {},
+                {"seconds": -1},
+                {"nanos": -1},
+                {"seconds": 1, "nanos": -1},
+                {"seconds": -1, "nanos": 999_999_999},
+                {"nanos": 10**9},
+                {"seconds": 315_576_000_001},
+                {"seconds": MAX, "nanos": 2**31 - 1},
+            )
+        ),
+        (
+            {
+                "retention": {"truncate_before": MAX + 1, "max_count": 0, "max_age": {}},
+                "log": "x",
+            },
+            ["stream", "retention.max_age", "retention.max_count", "retention.truncate_before"],
+        ),
+    ],
+    ids=str,
+)
+def test_retentions_refused(fields, paths):
+    assert fields_refused(lambda: update_stream(**fields)) == paths
+
+
+# --- DeleteStream
+
+
+def delete_stream(**fields: Any) -> DeleteStream:
+    """Reads a `DeleteStreamRequest` with these fields."""
+    return requests.read_delete_stream(DeleteStreamRequest(**fields).SerializeToString(), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, DeleteStream("a", None, permanent=False)),
+        ({"permanent": True}, DeleteStream("a", None, permanent=True)),
+        ({"expected_version": 0}, DeleteStream("a", ExpectedVersion(0), permanent=False)),
+        ({"expected_version": MAX}, DeleteStream("a", ExpectedVersion(MAX), permanent=False)),
+        (
+            {"expected_exists": True, "permanent": True},
+            DeleteStream("a", ExpectedExists(exists=True), permanent=True),
+        ),
+    ],
+    ids=str,
+)
+def test_deletions(fields, expected):
+    assert delete_stream(stream="a", **fields) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "paths"),
+    [
+        ({}, ["stream"]),
+        ({"stream": "\x00"}, ["stream"]),
+        ({"stream": "$a", "permanent": True}, ["stream"]),
+        ({"stream": "a", "expected_version": MAX + 1}, ["expected_version"]),
+        ({"stream": "a", "expected_exists": False}, ["expected_exists"]),
+        ({"expected_exists": False, "log": "x"}, ["stream", "expected_exists"]),
+    ],
+    ids=str,
+)
+def test_deletions_refused(fields, paths):
+    assert fields_refused(lambda: delete_stream(**fields)) == paths
+
+
+def test_names_of_changed_streams_are_bounded():
+    for refused in (update_stream, delete_stream):
+        [(field, limit, actual)] = limits_refused(lambda call=refused: call(stream="a" * 2_000))
+        assert (field, limit, actual) == ("stream", LIMITS.name_bytes, 2_000)
+
+
 # --- the log
 
 
@@ -875,6 +1001,8 @@ def test_a_token_of_another_prefix_or_none_at_all(token):
         GetHeadRequest(log="x"),
         GetStreamRequest(stream="a", log="x"),
         ListStreamsRequest(log="x"),
+        UpdateStreamRequest(stream="a", log="x"),
+        DeleteStreamRequest(stream="a", log="x"),
     ],
     ids=lambda message: message.DESCRIPTOR.name,
 )
@@ -991,6 +1119,11 @@ FULL_MESSAGES: list[Message] = [
     GetHeadRequest(),
     GetStreamRequest(stream="s"),
     ListStreamsRequest(prefix="s", page_size=1, show_deleted=True),
+    UpdateStreamRequest(
+        stream="s",
+        retention={"max_age": {"seconds": 1, "nanos": 1}, "max_count": 1, "truncate_before": 1},
+    ),
+    DeleteStreamRequest(stream="s", expected_version=1, permanent=True),
 ]
 
 

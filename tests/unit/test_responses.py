@@ -17,13 +17,16 @@ from treering.v1.stream_service_pb2 import (
     DELETION_STATE_DELETED,
     DELETION_STATE_PERMANENT,
     DELETION_STATE_UNSPECIFIED,
+    DeleteStreamResponse,
     GetStreamResponse,
     ListStreamsResponse,
     Retention,
     StreamInfo,
+    UpdateStreamResponse,
 )
+from treering_server.core import model
 from treering_server.core.errors import ConditionFailed, StreamDeleted
-from treering_server.core.model import Appended, Head, Stream, StreamVersion
+from treering_server.core.model import FOR_EVER, Appended, Head, Stream, StreamVersion
 from treering_server.core.record import join
 from treering_server.services import responses
 from treering_server.services.statuses import failure_of
@@ -120,6 +123,9 @@ def test_what_else_a_subscription_says():
     assert subscribe_response(responses.fell_behind(5, None)) == SubscribeResponse(
         fell_behind={"position": 5}
     )
+    assert subscribe_response(responses.fell_behind(5, LOG_ID)) == SubscribeResponse(
+        fell_behind={"position": 5, "log_id": str(LOG_ID)}
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,11 +217,40 @@ def test_a_stream():
             model.Retention(1, 1, 1),
             Retention(max_age={"nanos": 1_000}, max_count=1, truncate_before=1),
         ),
+        (
+            model.Retention(315_576_000_000_000_000, model.MAX_POSITION),
+            Retention(max_age={"seconds": 315_576_000_000}, max_count=2**63 - 1),
+        ),
     ],
     ids=str,
 )
 def test_how_long_a_stream_is_kept(retention, expected):
     assert stream_info(a_stream(retention=retention)).retention == expected
+
+
+def test_a_stream_that_is_kept_for_ever_has_no_retention():
+    assert not stream_info(a_stream()).HasField("retention")
+
+
+def test_a_stream_that_never_had_an_event_was_recorded_at_no_time():
+    never = a_stream(version=0, first_version=0, next_version=1, recorded_at=0)
+
+    assert stream_info(never) == StreamInfo(stream="s", next_version=1)
+
+
+def test_what_a_deletion_removed_is_not_told():
+    assert stream_info(a_stream(deleted_version=3)) == stream_info(a_stream())
+
+
+def test_a_change_is_answered_with_the_stream():
+    changed = a_stream(retention=model.Retention(max_count=3))
+    deleted = a_stream(version=0, first_version=0, deletion="permanent", deleted_version=4)
+
+    updated = UpdateStreamResponse.FromString(responses.updated_stream(changed))
+    gone = DeleteStreamResponse.FromString(responses.deleted_stream(deleted))
+
+    assert updated.stream == stream_info(changed)
+    assert gone.stream == stream_info(deleted)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +266,7 @@ def test_whether_a_stream_is_deleted(deletion, expected):
 
 
 def test_a_page_of_streams():
-    page = [a_stream("a"), a_stream("b", max_count=1)]
+    page = [a_stream("a"), a_stream("b", retention=model.Retention(max_count=1))]
 
     response = ListStreamsResponse.FromString(responses.streams(page, "token"))
 
