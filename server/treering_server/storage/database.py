@@ -1,5 +1,6 @@
 """Opens the database that a URL names, as storage that is ready to be used."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from treering_server.storage import migrations, sqlite
 from treering_server.storage.migrations import DatabaseUnusable
 
 POSTGRESQL_NAMES = {"postgresql", "postgres", "postgresql+psycopg"}
+POSTGRESQL_PORT = 5432
+_SEVERAL_HOSTS = re.compile(r"^(postgres[a-z+]*://)([^@/]*@)?([^/?@]*,[^/?@]*)(.*)$")
 FIRST_SAFE_SQLITE = (3, 51, 3)
 
 
@@ -41,8 +44,8 @@ def parse_url(database_url: str) -> sa.URL:
         DatabaseUnusable: It names no database that Treering works with.
     """
     try:
-        url = sa.make_url(database_url)
-    except sa.exc.ArgumentError:
+        url = sa.make_url(_SEVERAL_HOSTS.sub(_hosts_as_parameters, database_url))
+    except (sa.exc.ArgumentError, ValueError):
         raise DatabaseUnusable(
             "database_url can't be read: expected sqlite:///FILE or postgresql://HOST/DATABASE"
         ) from None
@@ -56,6 +59,16 @@ def parse_url(database_url: str) -> sa.URL:
         f"database_url names {url.drivername!r}: expected sqlite:///FILE or "
         "postgresql://HOST/DATABASE"
     )
+
+
+def _hosts_as_parameters(match: re.Match[str]) -> str:
+    """Several hosts, as libpq takes them, in the form that SQLAlchemy does."""
+    scheme, user, hosts, rest = match.groups()
+    places = [host.rpartition(":") if ":" in host else (host, "", "") for host in hosts.split(",")]
+    names = ",".join(name for name, _, _ in places)
+    ports = ",".join(port or str(POSTGRESQL_PORT) for _, _, port in places)
+    joint = "&" if "?" in rest else "?"
+    return f"{scheme}{user or ''}{rest}{joint}host={names}&port={ports}"
 
 
 def open_database(database_url: str, *, readers: int, migrate: bool) -> Database:
@@ -141,11 +154,18 @@ def _open_postgresql(url: sa.URL, *, readers: int, migrate: bool) -> Database:
     return Database(
         storage=postgresql.PostgresqlStorage(engine),
         kind=f"PostgreSQL {facts.version}",
-        place=f"{url.host or 'local socket'}:{url.port or 5432}/{facts.database}",
+        place=f"{_hosts(url)}/{facts.database}",
         durability=facts.durability,
         warnings=(),
         url=url,
     )
+
+
+def _hosts(url: sa.URL) -> str:
+    several = url.query.get("host")
+    if several is not None:
+        return several if isinstance(several, str) else ",".join(several)
+    return f"{url.host or 'local socket'}:{url.port or POSTGRESQL_PORT}"
 
 
 def _bring_up(engine: sa.Engine, *, migrate: bool) -> None:

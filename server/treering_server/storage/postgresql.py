@@ -197,7 +197,8 @@ def translated(error: Exception) -> Exception:
         return error
     if isinstance(cause, pg.DiskFull):
         return StorageFull()
-    if isinstance(cause, pg.ReadOnlySqlTransaction):
+    if isinstance(cause, (pg.ReadOnlySqlTransaction, pg.FeatureNotSupported)):
+        # The latter where a standby is asked to begin a transaction that writes.
         return ReadOnly()
     if isinstance(cause, pg.LockNotAvailable):
         return StorageUnavailable("the append lock was not free in time")
@@ -231,8 +232,10 @@ class PostgresqlStorage(SqlReads):
         try:
             identity = connection.exec_driver_sql(self._identity).one()
             log_id: UUID = identity.log_id
-            is_primary = identity.timeline_now is not None
-            if is_primary and identity[1:3] != identity[3:5]:
+            if identity.timeline_now is None:
+                # What it lacks may be on its way, or lost: only a primary can tell.
+                raise ReadOnly
+            if identity[1:3] != identity[3:5]:
                 log_id = self._take_over(connection)
         except BaseException:
             connection.invalidate()

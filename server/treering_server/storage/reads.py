@@ -7,7 +7,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from treering_server.core.errors import StorageUnavailable
+from treering_server.core.errors import ReadOnly, StorageUnavailable
 from treering_server.core.model import Head, ListStreams, Stream
 from treering_server.core.query import QueryItem
 from treering_server.core.removal import Rule
@@ -56,6 +56,8 @@ class SqlReads(ABC):
                         raise
             except Exception as error:
                 translated = self._translated(error)
+                if isinstance(translated, ReadOnly):
+                    translated = StorageUnavailable("a standby answers, not the primary")
                 if not isinstance(translated, StorageUnavailable) or attempt == READ_ATTEMPTS:
                     raise translated from error
                 # What else the pool holds has died as well.
