@@ -109,7 +109,8 @@ class Pair:
 def query(url: str, statement: str) -> list[Any]:
     """What a database answers, behind the server's back."""
     with psycopg.connect(url, autocommit=True) as connection:
-        return connection.execute(statement.encode()).fetchall()
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
 
 
 def last_position(url: str) -> int:

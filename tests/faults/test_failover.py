@@ -42,6 +42,7 @@ from failover import (
     incarnations_in,
     last_position,
     log_in,
+    query,
 )
 from proxy import Proxy
 from servers import InProcessServer, environment
@@ -702,6 +703,81 @@ async def test_one_failover_after_another(pair):
                         )
                         refusal = await refused(store.Read(asked), "LOG_DIVERGED")
                         check_diverged(refusal, ids[2], 30, fork)
+
+
+async def test_an_incarnation_that_is_lost_itself(pair):
+    """The second standby to be promoted never heard of the first one's time: what callers know
+    of that is of no log that it had. For the rest the server just goes on."""
+    with (
+        pair.switch() as switch,
+        await asyncio.to_thread(pair.primary.standby) as second,
+    ):
+        async with (
+            InProcessServer(pair.url_through(switch)) as server,
+            connect(server.address) as channel,
+        ):
+            store = stub(channel)
+            await fill(store, 10)
+            first_id = (await head_of(store)).log_id
+            await Pair(pair.primary, second, pair.url).cut_off_here()
+            await pair.cut_off_here()
+            await pair.fail_over()
+            switch.turn_to(pair.standby)
+            await patiently(lambda: fill(store, 5))
+            lost = await head_of(store)
+            async with (
+                subscribed(store, after_position=8, expected_log_id=first_id) as told_of_more,
+                subscribed(store, stream="other", heartbeat_interval=NEVER) as told_of_id,
+            ):
+                await told_of_more.until_received(7)
+                assert (await told_of_id.until("started")).log_id == lost.log_id
+                await told_of_id.until("caught_up")
+                await asyncio.to_thread(pair.standby.kill)
+                await asyncio.to_thread(second.promote)
+                switch.turn_to(second)
+                await patiently(lambda: fill(store, 7))
+                for subscription in (told_of_more, told_of_id):
+                    # Or it is to call again, and is told then.
+                    refusal = await subscription.end()
+                    assert refusal.reason in {"LOG_MISMATCH", "STORAGE_UNAVAILABLE"}
+            now = await head_of(store)
+            assert (now.head_position, now.log_id in {first_id, lost.log_id}) == (17, False)
+            for position in (10, 15):
+                asked = SubscribeRequest(
+                    query=ALL, after_position=position, expected_log_id=lost.log_id
+                )
+                await refused(store.Subscribe(asked), "LOG_MISMATCH")
+            await refused(store.Append(under(append_to("other"), lost.log_id)), "LOG_MISMATCH")
+            asked = SubscribeRequest(query=ALL, after_position=11, expected_log_id=first_id)
+            check_diverged(
+                await refused(store.Subscribe(asked), "LOG_DIVERGED"), now.log_id, 17, 10
+            )
+            # From history to live.
+            async with subscribed(
+                store, after_position=10, expected_log_id=first_id
+            ) as subscription:
+                assert (await subscription.until("caught_up")).position == 17
+                await fill(store, 3)
+                await subscription.until_received(10)
+                assert [event.position for event in subscription.received] == [*range(11, 21)]
+
+
+async def test_a_role_that_may_not_ask_who_the_cluster_is(own_postgres):
+    """It serves in turn with one that may: that alone is no new cluster."""
+    url = own_postgres.create_database()
+    await serve_and_fill(url, 1)
+    for statement in (
+        "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC",
+        "CREATE ROLE plain LOGIN",
+        "GRANT ALL ON ALL TABLES IN SCHEMA public TO plain",
+    ):
+        query(url, statement)
+    await serve_and_fill(url.replace("postgres@", "plain@"), 1)
+    await serve_and_fill(url, 1)
+    await serve_and_fill(url.replace("postgres@", "plain@"), 1)
+    [(ordinal, _, first_position)] = incarnations_in(url)
+    assert (ordinal, first_position) == (1, 1)
+    assert last_position(url) == 4
 
 
 @pytest.mark.parametrize("how", ["fast", "immediate"])
