@@ -5,6 +5,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
 
 from treering.v1.event_pb2 import Event
 from treering_server.core import streams
@@ -27,7 +30,9 @@ from treering_server.core.storage import Incarnation, Storage
 from treering_server.core.streams import StreamChanges, Verdict
 from treering_server.core.tail import Tail
 from treering_server.core.writer import Committed
+from treering_server.storage import incarnations
 from treering_server.storage.database import open_database
+from treering_server.storage.schema import event_tags, events
 
 LOCK_SECONDS = 10.0
 
@@ -117,3 +122,12 @@ async def erased(storage: Storage) -> None:
     eraser = Eraser(storage)
     while await eraser._erase_all():
         pass
+
+
+def lose_end(storage: Any, position: int) -> uuid.UUID:
+    """Takes away what comes after a position, as a failover may, and begins a new incarnation;
+    gives its id."""
+    with getattr(storage, "_writing", storage._engine).connect() as connection:
+        for table in (events, event_tags):
+            connection.execute(sa.delete(table).where(table.c.position > position))
+        return incarnations.begin(connection, "test")

@@ -1,20 +1,41 @@
-"""The live end of the log, over a real SQLite."""
+"""The live end of the log, over a real SQLite; where others do something, on both databases."""
 
 import asyncio
 import threading
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from databases import sqlite_url
-from plans.logs import event_like, make_event, opened, write
+from plans.logs import (
+    delete,
+    erased,
+    event_like,
+    keep,
+    lose_end,
+    make_event,
+    opened,
+    write,
+)
 from plans.strategies import EXAMPLES, queries, terms
 from treering.v1.event_store_service_pb2 import EventBatch
 from treering_server.core import feed as feed_module
-from treering_server.core.feed import EVENT_OVERHEAD_BYTES, RING_BYTES, Feed, FellOut
+from treering_server.core import pages
+from treering_server.core.errors import StorageUnavailable
+from treering_server.core.feed import (
+    EVENT_OVERHEAD_BYTES,
+    FRESH_SECONDS,
+    RING_BYTES,
+    Feed,
+    FellOut,
+)
 from treering_server.core.query import EVERYTHING, Query, QueryItem, events_of_stream
+from treering_server.core.removal import Rule
+from treering_server.core.tail import FEW_RULES
+from treering_server.storage import changes
 
 SECONDS = 10.0
 
@@ -26,7 +47,7 @@ def storage(sqlite_file_url):
 
 
 @pytest.fixture
-def feed(storage):
+async def feed(storage):
     """A feed that looks at the database only when it is nudged."""
     return make_feed(storage)
 
@@ -54,18 +75,29 @@ def ids_in(batch):
     return [event.id for event in EventBatch.FromString(batch.payload).events]
 
 
+def positions_in(batch):
+    return [event.position for event in EventBatch.FromString(batch.payload).events]
+
+
 async def publish(feed, storage, *placed):
     """Records events and hands them in, as the writer of this server does."""
-    records = write(storage, placed)
-    feed.published(records)
-    while feed.head < records[-1].position:  # noqa: ASYNC110 - it takes in a large batch by parts
+    committed = write(storage, placed)
+    feed.published(committed)
+    last = committed.records[-1].position
+    while feed.head < last:  # noqa: ASYNC110 - it takes in a large batch by parts
         await asyncio.sleep(0)
-    return [str(record.id) for record in records]
+    return [str(record.id) for record in committed.records]
 
 
 async def ended(future):
     async with asyncio.timeout(SECONDS):
         return await future
+
+
+async def until(holds):
+    async with asyncio.timeout(SECONDS):
+        while not holds():  # noqa: ASYNC110 - whatever it is
+            await asyncio.sleep(0.01)
 
 
 # --- batches
@@ -152,30 +184,16 @@ async def test_the_last_event_stays_however_large_it_is(storage):
             feed.batch(live, 0)
 
 
-async def test_erased_events_are_passed_over(storage, following):
-    with following.live(EVERYTHING) as live:
-        records = write(storage, [("a", make_event()) for _ in range(3)])
-        with storage.write(1) as transaction:
-            transaction._execute("UPDATE events SET record = NULL WHERE position = 2")
-            transaction.commit()
-        woken = live.woken
-        following.nudge()
-        await ended(woken)
-        batch = following.batch(live, 0)
-        assert ids_in(batch) == [str(records[0].id), str(records[2].id)]
-        assert batch.position == 3
-
-
 # --- what other servers write
 
 
 async def test_what_others_wrote_is_fetched_when_somebody_tells_of_it(storage, following):
     with following.live(of_type("B")) as live:
         woken = live.woken
-        records = write(storage, [("a", make_event("A")), ("a", make_event("B"))])
+        written = write(storage, [("a", make_event("A")), ("a", make_event("B"))])
         following.nudge()
         assert await ended(woken) == 1
-        assert ids_in(following.batch(live, 0)) == [str(records[1].id)]
+        assert ids_in(following.batch(live, 0)) == [str(written.records[1].id)]
 
 
 async def test_what_others_wrote_comes_before_what_this_server_wrote_after_it(storage, following):
@@ -185,7 +203,8 @@ async def test_what_others_wrote_comes_before_what_this_server_wrote_after_it(st
         own = write(storage, [("b", make_event())])
         following.published(own)
         await ended(woken)
-        assert ids_in(following.batch(live, 0)) == [str(others[0].id), str(own[0].id)]
+        ids = [str(written.records[0].id) for written in (others, own)]
+        assert ids_in(following.batch(live, 0)) == ids
         following.published(others)
         assert following.head == 2
 
@@ -214,13 +233,11 @@ async def test_it_goes_on_after_whatever_went_wrong(storage, following, monkeypa
             patch.setattr(storage, "records", fail)
             following.nudge()
             assert await asyncio.to_thread(failed.wait, SECONDS)
-            async with asyncio.timeout(SECONDS):
-                while following.available:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+            await until(lambda: not following.available)
         write(storage, [("a", make_event())])
         following.nudge()
         await ended(woken)
-        assert following.available
+        await until(lambda: following.available)
 
 
 async def test_many_events_of_others_and_of_its_own_arrive_in_order(storage, following):
@@ -236,6 +253,540 @@ async def test_many_events_of_others_and_of_its_own_arrive_in_order(storage, fol
             found += EventBatch.FromString(batch.payload).events
             position = batch.position
     assert [event.position for event in found] == list(range(1, 3 * 2_700 + 1))
+
+
+# --- what is removed
+
+
+@asynccontextmanager
+async def followed(storage, **named):
+    """A feed that looks at the database when it is nudged."""
+    feed = make_feed(storage, **named)
+    feed.start()
+    try:
+        yield feed
+    finally:
+        await feed.stop()
+
+
+@pytest.fixture
+def either(database_url):
+    """A storage on either database."""
+    with opened(database_url, readers=2) as storage:
+        yield storage
+
+
+@pytest.fixture
+def others(either, database_url):
+    """The storage of another server over the same database. A SQLite file has but one: there
+    it is that others do something and tell nobody."""
+    if database_url.startswith("sqlite"):
+        yield either
+        return
+    with opened(database_url, readers=2) as storage:
+        yield storage
+
+
+def some(stream, count):
+    return [(stream, make_event()) for _ in range(count)]
+
+
+async def test_a_change_removes_from_the_ring_at_once(storage, feed):
+    await publish(feed, storage, *some("a", 3), *some("b", 1), *some("a", 1))
+    with feed.live(EVERYTHING) as live, feed.live(EVERYTHING):
+        assert positions_in(feed.batch(live, 0)) == [1, 2, 3, 4, 5]
+        feed.changed(*keep(storage, "a", truncate_before=3))
+        batch = feed.batch(live, 0)
+        assert positions_in(batch) == [3, 4, 5]
+        feed.changed(*delete(storage, "a"))
+        assert positions_in(feed.batch(live, 0)) == [4]
+        nothing = feed.batch(live, 4)
+        assert (nothing.payload, nothing.position, nothing.last_position) == (b"", 5, 0)
+        await publish(feed, storage, *some("a", 1))
+        assert positions_in(feed.batch(live, 0)) == [4, 6], "it goes on after its deletion"
+
+
+async def test_as_a_stream_grows_its_oldest_events_leave_the_ring(storage, feed):
+    await publish(feed, storage, *some("a", 3))
+    with feed.live(EVERYTHING) as live:
+        feed.changed(*keep(storage, "a", max_count=2))
+        for position in range(4, 8):
+            assert positions_in(feed.batch(live, 0)) == [position - 2, position - 1]
+            await publish(feed, storage, *some("a", 1))
+        await publish(feed, storage, *some("a", 1_000))
+        assert positions_in(feed.batch(live, 0)) == [1_006, 1_007]
+
+
+async def test_what_a_commit_tells_of_its_streams_is_enough(storage):
+    """The ring began after the change: nobody tells of that any more."""
+    write(storage, some("a", 5))
+    keep(storage, "a", max_count=2)
+    feed = make_feed(storage)
+    with feed.live(EVERYTHING) as live:
+        await publish(feed, storage, *some("a", 3), *some("b", 3))
+        assert positions_in(feed.batch(live, feed._tail.base)) == [7, 8, 9, 10, 11]
+
+
+async def test_a_commit_to_very_many_streams_tells_of_all_of_them(storage):
+    names = [f"a-{n}" for n in range(2 * FEW_RULES)]
+    write(storage, [(name, make_event()) for name in names])
+    for name in names:
+        keep(storage, name, max_count=1)
+    feed = make_feed(storage)
+    base = feed.head
+    with feed.live(EVERYTHING) as live:
+        await publish(feed, storage, *(each for name in names for each in some(name, 2)))
+        assert positions_in(feed.batch(live, base)) == list(range(base + 2, feed.head + 1, 2))
+
+
+async def test_what_is_too_old_leaves_the_ring_also_for_those_who_share_a_batch(storage, feed):
+    await publish(feed, storage, *some("a", 1))
+    feed.changed(*keep(storage, "a", max_age=200_000))
+    with feed.live(EVERYTHING) as live, feed.live(EVERYTHING):
+        await publish(feed, storage, *some("a", 2), *some("b", 1))
+        assert positions_in(feed.batch(live, 1)) == [2, 3, 4]
+        await until(lambda: positions_in(feed.batch(live, 1)) == [4])
+
+
+async def test_a_batch_is_shared_for_a_moment_only_while_anything_may_get_too_old(storage, feed):
+    await publish(feed, storage, *some("a", 2), *some("b", 1))
+    with feed.live(EVERYTHING) as live, feed.live(EVERYTHING):
+        first = feed.batch(live, 0)
+        await asyncio.sleep(2 * FRESH_SECONDS)
+        assert feed.batch(live, 0) is first
+        feed.changed(*keep(storage, "a", max_age=10**12))
+        ruled = feed.batch(live, 0)
+        assert ruled is not first
+        await asyncio.sleep(2 * FRESH_SECONDS)
+        assert feed.batch(live, 0) is not ruled
+        assert feed.batch(live, 0) == ruled == first
+
+
+async def test_a_permanent_deletion_wakes_who_follows_the_stream(storage, feed):
+    await publish(feed, storage, *some("a", 2), *some("b", 1))
+    both = Query((QueryItem(streams=frozenset({"a", "b"})),))
+    with (
+        feed.live(events_of_stream("a")) as live,
+        feed.live(events_of_stream("b")) as another,
+        feed.live(both) as of_both,
+    ):
+        woken = live.woken
+        feed.changed(*delete(storage, "a"))
+        assert not live.is_deleted and not woken.done(), "its name can be used again"
+        feed.changed(*delete(storage, "a", permanent=True))
+        assert live.is_deleted and woken.result() == 0
+        for each in (another, of_both):
+            assert not each.is_deleted and not each.woken.done()
+        assert positions_in(feed.batch(of_both, 0)) == [3]
+    feed.changed(*delete(storage, "nobody's", permanent=True))
+
+
+# --- what others remove
+
+
+async def test_what_others_remove_leaves_the_ring_with_the_next_look(either, others):
+    async with followed(either) as feed:
+        await publish(feed, either, *some("a", 3), *some("b", 2))
+        with feed.live(EVERYTHING) as live:
+            keep(others, "a", truncate_before=3)
+            delete(others, "b")
+            assert positions_in(feed.batch(live, 0)) == [1, 2, 3, 4, 5], "nobody told of it"
+            await feed.look_again()
+            assert positions_in(feed.batch(live, 0)) == [3]
+            keep(others, "a", max_count=1)
+            await feed.look_again()
+            await publish(feed, either, *some("a", 1), *some("b", 1))
+            assert positions_in(feed.batch(live, 0)) == [6, 7]
+
+
+async def test_a_commit_after_a_change_of_others_makes_the_feed_look(either, others):
+    async with followed(either) as feed:
+        await publish(feed, either, *some("a", 2))
+        await feed.look_again()
+        delete(others, "a")
+        # By then it may have been looked at long ago.
+        await asyncio.sleep(2 * FRESH_SECONDS)
+        await publish(feed, either, *some("b", 1))
+        assert not feed.is_fresh
+        with feed.live(EVERYTHING) as live:
+            await until(lambda: positions_in(feed.batch(live, 0)) == [3])
+
+
+async def test_what_others_write_to_ruled_streams_is_fetched_with_its_rules(either, others):
+    write(others, [*some("a", 2), *some("b", 2), *some("c", 2)])
+    keep(others, "a", max_count=2)
+    keep(others, "b", max_age=10**12)
+    keep(others, "c", truncate_before=2)
+    async with followed(either) as feed:
+        base = feed.head
+        with feed.live(EVERYTHING) as live:
+            write(others, [*some("a", 2), *some("b", 1), *some("c", 1)])
+            await feed.look_again()
+            assert positions_in(feed.batch(live, base)) == [7, 8, 9, 10]
+            await publish(feed, either, *some("a", 1))
+            assert positions_in(feed.batch(live, base)) == [8, 9, 10, 11]
+            assert feed._tail._rules["b"].rule == Rule(0, None, 10**12)
+
+
+async def test_what_was_removed_before_it_was_fetched_is_passed_over(either, others):
+    async with followed(either) as feed:
+        with feed.live(EVERYTHING) as live:
+            write(others, [*some("a", 3), *some("b", 1), *some("c", 2)])
+            keep(others, "a", truncate_before=3)
+            await erased(others)
+            delete(others, "b")
+            await feed.look_again()
+            batch = feed.batch(live, 0)
+            assert (positions_in(batch), batch.position) == ([3, 5, 6], 6)
+            assert feed.event_id(1) is None
+            assert feed.event_id(3) == either.event_id(3)
+
+
+async def test_others_delete_a_stream_permanently(either, others):
+    async with followed(either) as feed:
+        await publish(feed, either, *some("a", 1))
+        with (
+            feed.live(events_of_stream("a")) as live,
+            feed.live(events_of_stream("never-written")) as never,
+        ):
+            woken = [live.woken, never.woken]
+            delete(others, "a", permanent=True)
+            delete(others, "never-written", permanent=True)
+            feed.nudge()
+            assert [await ended(each) for each in woken] == [0, 0]
+            assert live.is_deleted and never.is_deleted
+
+
+async def test_more_changes_than_are_told_at_a_time(either, others, monkeypatch):
+    monkeypatch.setattr(changes, "CHANGES", 2)
+    names = [f"a-{n}" for n in range(7)]
+    async with followed(either) as feed:
+        await publish(feed, either, *((name, make_event()) for name in names), *some("b", 1))
+        for name in names:
+            delete(others, name)
+        await feed.look_again()
+        with feed.live(EVERYTHING) as live:
+            assert positions_in(feed.batch(live, 0)) == [8]
+
+
+# --- looking now
+
+
+async def test_whoever_asks_waits_for_a_look_that_began_later(storage, monkeypatch):
+    began, may_end = threading.Semaphore(0), threading.Semaphore(0)
+    news = storage.news
+
+    def slow_news(since):
+        found = news(since)
+        began.release()
+        assert may_end.acquire(timeout=SECONDS)
+        return found
+
+    async with followed(storage) as feed:
+        await publish(feed, storage, *some("a", 1))
+        monkeypatch.setattr(storage, "news", slow_news)
+        feed.nudge()
+        assert await asyncio.to_thread(began.acquire, timeout=SECONDS)
+        # The look that goes on has seen the changes already, and this one is not among them.
+        delete(storage, "a")
+        asking = asyncio.create_task(feed.look_again())
+        may_end.release()
+        assert await asyncio.to_thread(began.acquire, timeout=SECONDS)
+        assert not asking.done()
+        for _ in range(5):
+            may_end.release()
+        await ended(asking)
+        with feed.live(EVERYTHING) as live:
+            assert feed.batch(live, 0).payload == b""
+
+
+async def test_a_look_that_fails_is_told_to_whoever_asked(storage, following, monkeypatch):
+    def fail(*arguments, **named):
+        raise StorageUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "news", fail)
+        asking = [asyncio.create_task(following.look_again()) for _ in range(2)]
+        for each in asking:
+            with pytest.raises(StorageUnavailable):
+                await ended(each)
+        assert not following.is_fresh
+    await ended(following.look_again())
+    assert following.available
+
+
+async def test_who_gives_up_waiting_for_a_look_leaves_it_to_the_others(following):
+    one = asyncio.create_task(following.look_again())
+    other = asyncio.create_task(following.look_again())
+    await asyncio.sleep(0)
+    one.cancel()
+    await ended(other)
+
+
+async def test_it_is_fresh_for_a_moment(storage, following):
+    assert not following.is_fresh
+    before = time.monotonic()
+    await following.look_again()
+    assert following.is_fresh or time.monotonic() - before >= FRESH_SECONDS
+    await asyncio.sleep(FRESH_SECONDS)
+    assert not following.is_fresh
+    before = time.monotonic()
+    await publish(following, storage, *some("a", 1))
+    assert following.is_fresh or time.monotonic() - before >= FRESH_SECONDS, (
+        "under the append lock the generation was seen"
+    )
+
+
+# --- whatever happens, in any order
+
+STREAMS = ["a", "b", "c"]
+HOURS = 3_600 * 10**6
+retentions = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_count": st.integers(1, 3),
+        # Of the one everything is too old by the time that anybody looks, of the other nothing.
+        "max_age": st.sampled_from([1, HOURS]),
+        "truncate_before": st.just(2),
+    },
+)
+steps = st.one_of(
+    st.tuples(st.just("write"), st.lists(st.sampled_from(["", *STREAMS]), min_size=1, max_size=4)),
+    st.tuples(st.just("keep"), st.sampled_from(STREAMS), retentions),
+    st.tuples(st.just("delete"), st.sampled_from(STREAMS), st.booleans()),
+    st.tuples(st.just("look")),
+    st.tuples(st.just("erase")),
+)
+
+
+class Doing:
+    """Does things to a log, as this server or as another one."""
+
+    def __init__(self, storage, feed):
+        self.storage = storage
+        self.feed = feed
+        self.base = feed.head
+        self.streams = {name: f"{name}-{self.base}" for name in STREAMS} | {"": ""}
+        self.living = set()
+        self.gone = set()
+        self.all_is_own = True
+
+    async def do(self, step, is_own):
+        match step:
+            case ("write", streams):
+                names = [self.streams[stream] for stream in streams]
+                placed = [(name, make_event()) for name in names if name not in self.gone]
+                if placed:
+                    self.living |= {name for name, _ in placed if name}
+                    self.tell(is_own, self.feed.published, write(self.storage, placed))
+            case ("keep", stream, retention) if self.streams[stream] in self.living:
+                change = keep(self.storage, self.streams[stream], **retention)
+                self.tell(is_own, self.feed.changed, *change)
+            case ("delete", stream, permanent) if self.streams[stream] in self.living:
+                name = self.streams[stream]
+                self.living.discard(name)
+                self.gone |= {name} if permanent else set()
+                change = delete(self.storage, name, permanent=permanent)
+                self.tell(is_own, self.feed.changed, *change)
+            case ("look",):
+                await self.feed.look_again()
+            case ("erase",):
+                await erased(self.storage)
+
+    def tell(self, is_own, hear, *what):
+        self.all_is_own = self.all_is_own and is_own
+        if is_own:
+            hear(*what)
+
+    @property
+    def held(self):
+        with self.feed.live(EVERYTHING) as live:
+            return positions_in(self.feed.batch(live, self.base))
+
+    @property
+    def there(self):
+        walk = pages.walk(self.storage, EVERYTHING, self.base, 10**9, backwards=False)
+        return positions_in(walk.next(10**6))
+
+
+@settings(max_examples=EXAMPLES)
+@given(todo=st.lists(st.tuples(steps, st.booleans()), min_size=1, max_size=12))
+def test_after_a_look_the_ring_holds_what_a_read_finds(shared_storage, todo):
+    """And what this server did itself it holds without any."""
+
+    async def run():
+        async with followed(shared_storage) as feed:
+            doing = Doing(shared_storage, feed)
+            # So that it is at the generation that others have left.
+            await feed.look_again()
+            for step, is_own in todo:
+                await doing.do(step, is_own)
+            # So that a microsecond has passed.
+            await asyncio.sleep(0.000_01)
+            if doing.all_is_own:
+                assert doing.held == doing.there
+            await feed.look_again()
+            assert doing.held == doing.there
+
+    asyncio.run(run())
+
+
+# --- a new incarnation
+
+
+async def test_what_came_after_the_fork_is_forgotten(either, others):
+    async with followed(either) as feed:
+        await publish(feed, either, *some("a", 5))
+        await feed.look_again()
+        with feed.live(EVERYTHING) as live, feed.live(of_type("nobody's")) as idle:
+            assert len(positions_in(feed.batch(live, 0))) == 5
+            log_id = lose_end(others, 3)
+            woken = [live.woken, idle.woken]
+            feed.nudge()
+            assert [await ended(each) for each in woken] == [0, 0], "who waits must know"
+            await feed.look_again()
+            assert (feed.log_id, feed.head) == (log_id, 3)
+            assert either.log_id == log_id
+            written = write(others, some("b", 1))
+            await feed.look_again()
+            batch = feed.batch(live, 3)
+            assert ids_in(batch) == [str(written.records[0].id)]
+            assert batch.position == 4
+            assert feed.event_id(4) == written.records[0].id
+
+
+async def test_a_fork_after_all_that_it_knows_takes_nothing_from_the_ring(either, others):
+    async with followed(either) as feed:
+        await publish(feed, either, *some("a", 2))
+        write(others, some("b", 2))
+        with feed.live(EVERYTHING) as live:
+            woken = live.woken
+            log_id = lose_end(others, 3)
+            feed.nudge()
+            await ended(woken)
+            await feed.look_again()
+            assert (feed.log_id, feed.head) == (log_id, 3)
+            assert positions_in(feed.batch(live, feed._tail.base)) == list(
+                range(feed._tail.base + 1, 4)
+            )
+
+
+async def test_several_forks_at_once(either, others):
+    async with followed(either) as feed:
+        await publish(feed, either, *some("a", 6))
+        lose_end(others, 2)
+        write(others, some("b", 6))
+        log_id = lose_end(others, 5)
+        with feed.live(EVERYTHING) as live:
+            await feed.look_again()
+            assert (feed.log_id, feed.head) == (log_id, 5)
+            assert ids_in(feed.batch(live, 2)) == [str(either.event_id(n)) for n in (3, 4, 5)]
+
+
+async def test_own_commits_of_the_incarnation_before_are_dropped(either, others):
+    async with followed(either) as feed:
+        await publish(feed, either, *some("a", 2))
+        old = write(either, some("a", 2 * feed_module.PUSHED_EVENTS + 1))
+        log_id = lose_end(others, 2)
+        await feed.look_again()
+        feed.published(old)
+        new = write(others, some("b", 1))
+        feed.published(new)
+        await until(lambda: feed.head >= 3 and not feed._incoming)
+        await feed.look_again()
+        assert (feed.log_id, feed.head) == (log_id, 3)
+        assert feed.event_id(3) == new.records[0].id
+
+
+async def test_own_commits_of_the_next_incarnation_wait_until_it_is_known(either, others):
+    async with followed(either) as feed:
+        await publish(feed, either, *some("a", 3))
+        log_id = lose_end(others, 2)
+        new = write(either, some("b", 2))
+        feed.published(new)
+        assert feed.head == 3, "of which history that would be nobody could tell"
+        await until(lambda: feed.log_id == log_id and feed.head == 4)
+        with feed.live(EVERYTHING) as live:
+            assert ids_in(feed.batch(live, 2)) == [str(record.id) for record in new.records]
+
+
+async def test_half_taken_in_commits_of_the_incarnation_before_are_dropped(either, others):
+    async with followed(either) as feed:
+        old = write(either, some("a", 3 * feed_module.PUSHED_EVENTS))
+        log_id = lose_end(others, 5)
+        feed.published(old)
+        await feed.look_again()
+        assert not feed._incoming
+        assert (feed.log_id, feed.head) == (log_id, 5)
+        with feed.live(EVERYTHING) as live:
+            new = write(others, some("b", 1))
+            await feed.look_again()
+            assert ids_in(feed.batch(live, 5)) == [str(new.records[0].id)]
+
+
+def lose_changes(storage):
+    """Takes all changes of streams away, as the loss of the log's end may."""
+    with getattr(storage, "_writing", storage._engine).connect() as connection:
+        connection.exec_driver_sql("UPDATE log SET generation = 0")
+        connection.exec_driver_sql(
+            "UPDATE streams SET floor_version = 0, deleted_version = 0, state = 0, changed = NULL, "
+            "max_count = NULL, max_age_us = NULL"
+        )
+
+
+async def test_changes_that_the_fork_lost_are_lost_to_the_ring_too(either, others):
+    """What was removed by them is there again."""
+    async with followed(either) as feed:
+        await publish(feed, either, *some("a", 2), *some("b", 2))
+        feed.changed(*delete(either, "a"))
+        await feed.look_again()
+        lose_changes(others)
+        lose_end(others, 4)
+        await feed.look_again()
+        base = feed._tail.base
+        with feed.live(EVERYTHING) as live:
+            assert positions_in(feed.batch(live, base)) == list(range(base + 1, 5))
+
+
+async def test_changes_of_the_new_incarnation_are_told_whatever_generation_was_known(
+    either, others
+):
+    async with followed(either) as feed:
+        await publish(feed, either, *some("a", 2), *some("b", 2))
+        for _ in range(3):
+            feed.changed(*keep(either, "a", max_count=2))
+        await feed.look_again()
+        lose_changes(others)
+        lose_end(others, 4)
+        delete(others, "b")
+        await feed.look_again()
+        with feed.live(events_of_stream("b")) as live:
+            assert positions_in(feed.batch(live, feed._tail.base)) == []
+
+
+# --- told in another order than done
+
+
+async def test_a_commit_told_late_brings_nothing_back_that_was_deleted_after_it(storage, feed):
+    """The loop may hear of a commit after it heard of a change that came after that."""
+    await publish(feed, storage, *some("a", 1))
+    feed.changed(*keep(storage, "a", max_count=5))
+    committed = write(storage, some("a", 2))
+    feed.changed(*delete(storage, "a"))
+    with feed.live(EVERYTHING) as live:
+        feed.published(committed)
+        assert positions_in(feed.batch(live, 0)) == []
+
+
+async def test_a_commit_told_late_does_not_bring_a_rule_back_that_ended_after_it(storage, feed):
+    await publish(feed, storage, *some("a", 1))
+    feed.changed(*keep(storage, "a", max_count=2))
+    committed = write(storage, some("a", 2))
+    feed.changed(*keep(storage, "a"))
+    feed.published(committed)
+    await publish(feed, storage, *some("a", 1))
+    with feed.live(EVERYTHING) as live:
+        assert positions_in(feed.batch(live, 0)) == [2, 3, 4]
 
 
 # --- who is woken
