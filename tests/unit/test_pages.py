@@ -1,40 +1,59 @@
-"""Walks of history on a real SQLite: they find what a look at every event would find."""
+"""Walks of history on a real SQLite: they find what a look at every event would find, without
+what is removed, erased or not."""
 
 import shutil
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from databases import sqlite_url
-from plans.logs import event_like, opened, write
+from plans.logs import erase, event_like, opened, write
 from plans.strategies import EXAMPLES, STREAMS, TAGS, TYPES, queries
 from treering.v1.event_store_service_pb2 import ReadResponse
 from treering_server.core import conditions, pages
 from treering_server.core.conditions import Looked, look
-from treering_server.core.model import AppendCondition
-from treering_server.core.query import EVERYTHING, Query, QueryItem, Terms
+from treering_server.core.model import AppendCondition, Retention
+from treering_server.core.query import EVERYTHING, Query, QueryItem, Terms, events_of_stream
+from treering_server.core.storage import StreamSpan
 from treering_server.storage import matching
+from treering_server.storage.removal import now
 
 
 @dataclass
 class Log:
-    """What was recorded, in order, and what of it was erased since."""
+    """What was recorded, in order, and what of it was removed since."""
 
     events: list[Terms]
-    erased: frozenset[int]
+    removed: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Of streams: up to which version, and by what."""
+    is_erased: bool = False
+    """Whether the content of what is removed was erased, too."""
     positions: list[int] = field(init=False)
+    lengths: Counter[str] = field(init=False)
+    gone: set[int] = field(init=False)
 
     def __post_init__(self):
         self.positions = list(range(1, len(self.events) + 1))
+        self.lengths = Counter()
+        self.gone = set()
+        for position, event in enumerate(self.events, start=1):
+            self.lengths[event.stream] += 1
+            if event.stream and self.lengths[event.stream] <= self.removed_to(event.stream):
+                self.gone.add(position)
+
+    def removed_to(self, stream):
+        version, _ = self.removed.get(stream, (0, ""))
+        return version
 
     def matches(self, query, after, until, *, backwards=False):
         return [
             position
             for position in self.positions[:: -1 if backwards else 1]
             if after < position <= until
-            and position not in self.erased
+            and position not in self.gone
             and query.matches(self.events[position - 1])
         ]
 
@@ -52,7 +71,14 @@ def logs(draw):
         )
         for _ in range(length)
     ]
-    return Log(events, draw(st.frozensets(st.integers(1, length), max_size=5)))
+    removed = {}
+    for stream, versions in Log(events).lengths.items():
+        if stream and draw(st.booleans()):
+            by = draw(st.sampled_from(["floor", "count", "age", "deletion"]))
+            all_of_it = by in ("age", "deletion")
+            removed[stream] = (versions if all_of_it else rng.randrange(versions), by)
+    # Erasing takes long.
+    return Log(events, removed, draw(st.sampled_from([False, False, True])))
 
 
 @st.composite
@@ -96,19 +122,41 @@ def storage_of(tmp_path_factory):
 
         def __enter__(self):
             storage = self.opened.__enter__()
-            write(storage, [(terms.stream, event_like(terms)) for terms in self.log.events])
-            with storage.write(1) as transaction:
-                for position in self.log.erased:
-                    transaction._execute(
-                        "UPDATE events SET record = NULL WHERE position = ?", (position,)
-                    )
-                transaction.commit()
+            write_events(storage, self.log.events)
+            remove(storage, self.log)
             return storage
 
         def __exit__(self, *error):
             self.opened.__exit__(*error)
 
     return StorageOf
+
+
+def write_events(storage, events):
+    write(storage, [(terms.stream, event_like(terms)) for terms in events])
+
+
+def remove(storage, log):
+    """Removes what is removed of a log."""
+    with storage.write(1) as transaction:
+        transaction.state((), ())
+        for name, (version, by) in log.removed.items():
+            stream = transaction.stream(name, now())
+            floor_version = version
+            match by:
+                case "count":
+                    floor_version = 0
+                    kept = Retention(max_count=stream.version - version)
+                    stream = replace(stream, retention=kept)
+                case "age":
+                    floor_version = 0
+                    stream = replace(stream, retention=Retention(max_age=1))
+                case "deletion":
+                    stream = replace(stream, deletion="deleted", deleted_version=version)
+            transaction.change_stream(stream, floor_version)
+        transaction.commit()
+    if log.is_erased:
+        erase(storage)
 
 
 def positions_in(page):
@@ -166,7 +214,7 @@ def test_a_walk_of_a_stream_finds_its_events(storage_of, data, log, stream, back
         position for position, terms in enumerate(log.events, start=1) if terms.stream == stream
     ]
     after, until = data.draw(windows(len(places)))
-    due = [position for position in places[after:until] if position not in log.erased]
+    due = [position for position in places[after:until] if position not in log.gone]
     if backwards:
         due.reverse()
     with storage_of(log) as storage:
@@ -178,12 +226,15 @@ def test_a_walk_of_a_stream_finds_its_events(storage_of, data, log, stream, back
 
 @settings(max_examples=EXAMPLES)
 @given(data=st.data(), log=logs())
-def test_the_version_at_a_position_and_the_position_at_a_time(storage_of, data, log):
+def test_the_versions_at_a_position_and_the_position_at_a_time(storage_of, data, log):
     position = data.draw(st.integers(0, len(log.events) + 1))
     with storage_of(log) as storage:
-        for stream in [*STREAMS, "z"]:
+        for stream in STREAMS:
             due = sum(terms.stream == stream for terms in log.events[:position])
-            assert storage.version_at(stream, position) == due
+            removed, by = log.removed.get(stream, (0, ""))
+            deleted = removed if by == "deletion" else 0
+            assert storage.span(stream, position) == StreamSpan(due, removed + 1, deleted)
+        assert storage.span("z", position) == StreamSpan(0, 1, 0)
         recorded_at = storage.head().recorded_at
         assert storage.position_at_time(recorded_at) == len(log.events)
         assert storage.position_at_time(recorded_at + 1) == len(log.events)
@@ -193,31 +244,73 @@ def test_the_version_at_a_position_and_the_position_at_a_time(storage_of, data, 
 @settings(max_examples=EXAMPLES)
 @given(data=st.data(), log=logs(), query=queries)
 def test_a_condition_is_looked_at_up_to_its_first_match(storage_of, data, log, query):
-    """Also in two steps, as when other servers were found to have written meanwhile."""
+    after, _ = data.draw(windows(len(log.events)))
+    due = next(iter(log.matches(query, after, len(log.events))), None)
+    with storage_of(log) as storage:
+        [found] = look(storage, [AppendCondition(query, after)], [Looked(to=after)])
+    assert found == Looked(len(log.events), due)
+
+
+@settings(max_examples=EXAMPLES)
+@given(data=st.data(), log=logs(), query=queries)
+def test_a_condition_is_looked_at_from_where_it_was_looked_at_before(storage_of, data, log, query):
+    """As when other servers were found to have written meanwhile, and removed. What was found
+    decides, though it may be removed by then."""
     after, between = data.draw(windows(len(log.events)))
     condition = AppendCondition(query, after)
-    # What is erased still counts: its row stays, and only a removal hides it.
-    due = next(iter(Log(log.events, frozenset()).matches(query, after, len(log.events))), None)
-    with storage_of(log) as storage:
-        known = look(storage, [condition], between, [Looked(to=after)])
-        [found] = look(storage, [condition], len(log.events), known)
+    before = Log(log.events[:between])
+    due = next(
+        iter(
+            before.matches(query, after, between)
+            or log.matches(query, max(after, between), len(log.events))
+        ),
+        None,
+    )
+    with storage_of(before) as storage:
+        known = look(storage, [condition], [Looked(to=after)])
+        write_events(storage, log.events[between:])
+        remove(storage, log)
+        [found] = look(storage, [condition], known)
     assert found.match == due
     assert found.match is not None or found.to == len(log.events)
     assert not found.too_costly
 
 
 def test_a_look_ends_when_its_budget_is_spent(storage_of, monkeypatch):
-    log = Log([Terms("a-1", "A", frozenset())] * 9, frozenset())
+    log = Log([Terms("a-1", "A", frozenset())] * 9)
     nothing = Query((QueryItem(types=frozenset({"A"}), tags=frozenset({"none"})),))
     asked = [AppendCondition(nothing, 0), AppendCondition(EVERYTHING, 9)]
     with storage_of(log) as storage:
         monkeypatch.setattr(conditions, "BUDGET_SECONDS", -1)
-        looked = look(storage, asked, 9, conditions.not_looked(asked))
+        looked = look(storage, asked, conditions.not_looked(asked))
     assert [each.too_costly for each in looked] == [True, False]
 
 
+def test_what_is_removed_while_it_is_walked_is_met_no_more(storage_of):
+    """Between two pages nothing is held."""
+    log = Log([Terms(stream, "A", frozenset()) for stream in ["a-1", "b-1"] * 12])
+    of_category = Query((QueryItem(categories=frozenset("a")),))
+    for erases in (False, True):
+        with storage_of(log) as storage:
+            walks = [
+                pages.walk(storage, EVERYTHING, 0, 24, backwards=False),
+                pages.walk(storage, of_category, 0, 24, backwards=False),
+                pages.walk(storage, events_of_stream("a-1"), 0, 24, backwards=False),
+                pages.StreamPages(storage, "a-1", 0, 12, until=24, backwards=False),
+            ]
+            for walk in walks:
+                assert positions_in(walk.next(1)) == [1]
+            remove(storage, replace(log, removed={"a-1": (10, "floor")}, is_erased=erases))
+            for walk in walks:
+                found, page = [], None
+                while page is None or not page.last:
+                    page = walk.next(5)
+                    found += positions_in(page)
+                assert [each for each in found if each % 2] == [21, 23]
+
+
 def test_one_event_larger_than_a_page_travels_alone(storage_of):
-    log = Log([Terms("a-1", "A" * length, frozenset()) for length in (10, 900, 10)], frozenset())
+    log = Log([Terms("a-1", "A" * length, frozenset()) for length in (10, 900, 10)])
     with storage_of(log) as storage:
         for query in (EVERYTHING, Query((QueryItem(categories=frozenset("a")),))):
             walk = pages.walk(storage, query, 0, 3, backwards=False)
