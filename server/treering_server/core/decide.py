@@ -5,7 +5,6 @@ that was accepted before. Nothing here waits or asks a database.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from treering_server.core.conditions import Looked
 from treering_server.core.errors import (
@@ -44,6 +43,7 @@ class BatchState:
         self.log_id = locked.head.log_id
         self.head = locked.head.position
         self.recorded_at = locked.head.recorded_at
+        self.has_rules = locked.head.generation > 0
         self.streams = dict(locked.streams)
         self.ids = dict(locked.ids)
         self.incarnations = incarnations
@@ -62,6 +62,8 @@ class BatchState:
 
     def moving_rules(self) -> dict[str, Rule]:
         """What of the streams that are written to is removed as they grow."""
+        if not self.has_rules:
+            return {}
         streams = {record.terms.stream for record in self.records}
         rules = {name: self.stream(name).rule for name in streams if name}
         return {name: rule for name, rule in rules.items() if rule.is_moving}
@@ -192,7 +194,8 @@ def _accept(
         state.ids[event.id] = RecordedId(position, stream, version, recorded_at, record)
         state.tail.push(state.records[-1].terms, version, recorded_at)
     for stream, version in last_versions.items():
-        state.streams[stream] = replace(state.stream(stream), version=version, last_version=version)
+        rule = state.stream(stream).rule
+        state.streams[stream] = StreamState(version=version, last_version=version, rule=rule)
     state.head += len(placed)
     state.recorded_at = recorded_at
     return Appended(

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from treering_server.core import pages
@@ -51,6 +51,8 @@ class Reading:
     stream_version: int
     log_id: UUID
     pages: Pages
+    first_page: Page | None = None
+    """If one was asked for: read in the same go as the rest."""
 
 
 class Reader:
@@ -95,18 +97,33 @@ class Reader:
         Raises:
             Refusal: See `ReadRequest`.
         """
-        head = await self.head()
+        reading = await asyncio.to_thread(self._begin, read, None)
+        if reading is None:
+            head = await self._reach(read.min_position, seconds)
+            reading = await asyncio.to_thread(self._begin, read, head)
+            assert reading is not None
+        return reading
+
+    def _begin(self, read: Read, head: Head | None) -> Reading | None:
+        """Notes the state, and reads the first page, in one go. None: it is older than the
+        caller asks for."""
+        reached = head is not None
+        head = head or self._storage.head()
         if read.expected_log_id is not None:
             positions = [read.min_position]
             if isinstance(read.after, AfterPosition):
                 positions.append(read.after.position)
             if isinstance(read.until, UntilPosition):
                 positions.append(read.until.position)
-            await self._check_log(read.expected_log_id, max(positions), head)
-            await self._check_log_of_version(read.expected_log_id, read.source, read.after, head)
-        if head.position < read.min_position:
-            head = await self._reach(read.min_position, seconds)
-        return await asyncio.to_thread(self._reading, read, head)
+            self._check_log(read.expected_log_id, max(positions), head)
+            self._check_log_of_version(read.expected_log_id, read.source, read.after, head)
+        if not reached and head.position < read.min_position:
+            return None
+        reading = self._reading(read, head)
+        if read.limit == 0:
+            return reading
+        most = pages.PAGE_EVENTS if read.limit is None else read.limit
+        return replace(reading, first_page=reading.pages.next(most))
 
     async def pages(self, reading: Reading, limit: int | None) -> AsyncIterator[Page]:
         """The pages of a read that have events.
@@ -115,8 +132,10 @@ class Reader:
             LogDiverged: The log has lost its end meanwhile, and with it events of the read.
         """
         remaining = pages.PAGE_EVENTS if limit is None else limit
+        first = reading.first_page
         while remaining > 0:
-            page = await asyncio.to_thread(reading.pages.next, remaining)
+            page = first or await asyncio.to_thread(reading.pages.next, remaining)
+            first = None
             if self._storage.log_id != reading.log_id:
                 common = await self.last_common_position(reading.log_id)
                 if common < reading.head_position:
@@ -160,13 +179,13 @@ class Reader:
         head = await self.head()
         return LogState(head.log_id, head.position)
 
-    async def _check_log(self, expected: UUID, position: int, head: Head) -> None:
+    def _check_log(self, expected: UUID, position: int, head: Head) -> None:
         if not self._incarnations or self._incarnations[-1].log_id != head.log_id:
-            self._incarnations = await asyncio.to_thread(self._storage.incarnations)
+            self._incarnations = self._storage.incarnations()
         state = LogState(head.log_id, head.position)
         check_position(expected, position, state, self._incarnations)
 
-    async def _check_log_of_version(
+    def _check_log_of_version(
         self, expected: UUID, source: Source, start: object, head: Head
     ) -> None:
         """A version learnt under an id is good if the stream had it before the fork."""
@@ -174,7 +193,7 @@ class Reader:
             state = LogState(head.log_id, head.position)
             common = last_common_position(expected, state, self._incarnations)
             if common is not None:
-                span = await asyncio.to_thread(self._storage.span, source.stream, common)
+                span = self._storage.span(source.stream, common)
                 if start.version > span.last:
                     raise LogDiverged(state, common)
 
@@ -253,14 +272,17 @@ class Reader:
         Raises:
             Refusal: See `SubscribeRequest`.
         """
-        head = await self.head()
+        return await asyncio.to_thread(self._start_now, subscribe)
+
+    def _start_now(self, subscribe: Subscribe) -> tuple[Head, int]:
+        head = self._storage.head()
         position = subscribe.start.position if isinstance(subscribe.start, AfterPosition) else 0
         if subscribe.expected_log_id is not None:
-            await self._check_log(subscribe.expected_log_id, position, head)
-            await self._check_log_of_version(
+            self._check_log(subscribe.expected_log_id, position, head)
+            self._check_log_of_version(
                 subscribe.expected_log_id, subscribe.source, subscribe.start, head
             )
-        return head, await asyncio.to_thread(self._start, subscribe, head)
+        return head, self._start(subscribe, head)
 
     def _start(self, subscribe: Subscribe, head: Head) -> int:
         source, start = subscribe.source, subscribe.start

@@ -43,6 +43,35 @@ _VERSION_AT_POSITION = sa.text("""
     sa.bindparam("stream_ids", type_=sa.BigInteger(), expanding=True),
 )
 
+# As above, for one stream by its name; most are asked for as they are now, which the first probe
+# finds. What is older than `max_age` is marked as removed before long, so few are passed over.
+_SPAN = sa.text("""
+    WITH RECURSIVE named AS (
+      SELECT streams.*,
+        (SELECT coalesce(max(version), 0) FROM events WHERE stream_id = streams.id) AS last_version
+      FROM streams WHERE name = :name),
+    bisection(low, high) AS (
+      SELECT CASE WHEN :bound >= (SELECT position FROM events
+          WHERE stream_id = named.id AND version = last_version)
+        THEN last_version ELSE CAST(0 AS BIGINT) END, last_version
+      FROM named
+      UNION ALL
+      SELECT
+        CASE WHEN e.position <= :bound THEN e.version ELSE low END,
+        CASE WHEN e.position <= :bound THEN high ELSE e.version - 1 END
+      FROM bisection b JOIN events e
+        ON e.stream_id = (SELECT id FROM named) AND e.version = (low + high + 1) / 2
+      WHERE low < high)
+    SELECT low, last_version, deleted_version, floor_version, max_count, max_age_us,
+      CASE WHEN max_age_us IS NOT NULL THEN
+        (SELECT version FROM events WHERE stream_id = named.id AND version > floor_version
+          AND recorded_at >= :now - max_age_us ORDER BY version LIMIT 1)
+      END AS first_young
+    FROM named, bisection WHERE low >= high
+""").bindparams(
+    sa.bindparam("bound", type_=sa.BigInteger()), sa.bindparam("now", type_=sa.BigInteger())
+)
+
 _HEAD = (
     sa.select(log.c.log_id, events.c.position, events.c.recorded_at, events.c.id, log.c.generation)
     .select_from(log)
@@ -90,12 +119,10 @@ def versions_at(connection: sa.Connection, ids: Sequence[int], position: int) ->
 
 def span(connection: sa.Connection, name: str, position: int, now: int) -> StreamSpan:
     """The versions that a stream was given up to a position, and can be read at a time."""
-    named = sa.select(streams).where(streams.c.name == name).subquery()
-    row = connection.execute(_described(named, now)).one_or_none()
+    row = connection.execute(_SPAN, {"name": name, "bound": position, "now": now}).one_or_none()
     if row is None:
         return StreamSpan(last=0, first=1, deleted=0)
-    last = versions_at(connection, [row.id], position)[row.id]
-    return StreamSpan(last, _first_left(row), row.deleted_version)
+    return StreamSpan(row.low, _first_left(row), row.deleted_version)
 
 
 def stream_named(connection: sa.Connection, name: str, now: int) -> Stream | None:
