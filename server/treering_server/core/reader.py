@@ -134,8 +134,10 @@ class Reader:
         remaining = pages.PAGE_EVENTS if limit is None else limit
         first = reading.first_page
         while remaining > 0:
-            page = first or await asyncio.to_thread(reading.pages.next, remaining)
-            first = None
+            if first is not None:
+                page, first = first, None
+            else:
+                page = await asyncio.to_thread(reading.pages.next, remaining)
             if self._storage.log_id != reading.log_id:
                 common = await self.last_common_position(reading.log_id)
                 if common < reading.head_position:
