@@ -376,6 +376,29 @@ async def test_the_erasure_of_many_events_does_not_block_appends(running):
         assert len((await read(here.events)).events) == count
 
 
+async def test_content_is_gone_although_others_never_rest(running):
+    """Reads and appends without a pause: on SQLite they keep the write-ahead log in use."""
+    secret = Secret("secret")
+    done = asyncio.Event()
+    async with running() as here:
+
+        async def write_on() -> None:
+            while not done.is_set():
+                await append(here.events, append_to("b", make_event(data=b"x" * 1_000)))
+
+        async def read_on() -> None:
+            while not done.is_set():
+                await read(here.events, query=matching(streams=["b"]))
+
+        async def erase() -> None:
+            await append(here.events, append_to("a", *(secret.event() for _ in range(20))))
+            await delete(here.streams, "a")
+            await here.until_gone(*secret.all)
+            done.set()
+
+        await asyncio.gather(write_on(), write_on(), read_on(), read_on(), read_on(), erase())
+
+
 async def test_an_erasure_that_was_broken_off_goes_on_after_a_restart(running):
     """The server is killed in the middle, again and again; what was removed never shows."""
     left = []

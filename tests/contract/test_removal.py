@@ -28,6 +28,7 @@ from calls import (
     nanoseconds,
     new_id,
     next_response,
+    outcome,
     read,
     reason_of,
     refused,
@@ -284,10 +285,9 @@ def bounds(log: Log) -> list[dict[str, Any]]:
 async def test_no_read_meets_a_removed_event(event_store, log, direction, subtests):
     for name, (source, matches) in SOURCES.items():
         with subtests.test(name):
-            for fields in bounds(log):
-                asked = {"direction": direction, **fields}
-                answer = await read(event_store, **source, **asked)
-
+            every = [{"direction": direction, **fields} for fields in bounds(log)]
+            answers = await asyncio.gather(*(read(event_store, **source, **a) for a in every))
+            for asked, answer in zip(every, answers, strict=True):
                 head = log.head(**asked)
                 stream = source.get("stream", "")
                 assert (answer.positions, answer.head_position, answer.stream_version) == (
@@ -972,6 +972,62 @@ async def test_max_count_within_one_append_of_many_events(event_store, stream_se
         assert (await read(event_store, stream="a")).versions == [99, 100, 101]
         await subscription.until_received(6)
         assert [event.position for event in subscription.received] == [1, *seen]
+
+
+@pytest.mark.parametrize("count", [300, 3000])
+async def test_a_subscriber_sees_nothing_of_an_append_that_it_removes_itself(
+    event_store, stream_service, count
+):
+    """However large it is: all of it is recorded at one moment, and then most is removed."""
+    await append(event_store, append_to("a"))
+    await keep(stream_service, "a", max_count=3)
+    async with subscribed(event_store) as subscription:
+        await subscription.until("caught_up")
+
+        await append(event_store, append_to("a", *(make_event() for _ in range(count))))
+
+        await append(event_store, append_to("b"))
+        while not (subscription.received and subscription.received[-1].stream == "b"):
+            await subscription.next()
+    positions = [event.position for event in subscription.received]
+    assert positions == [1, count - 1, count, count + 1, count + 2]
+
+
+async def test_a_condition_sent_behind_the_append_that_removes_what_it_matches(database_url):
+    """In one message, to a server that has just begun and knows nothing of the log yet. They
+    are decided in the order sent, whenever their conditions are looked at."""
+    for n in range(6):
+        stream, tag = f"a-{n}", f"x:{n}"
+        async with (
+            InProcessServer(database_url) as server,
+            grpc.aio.insecure_channel(server.address) as channel,
+        ):
+            event_store = EventStoreServiceStub(channel)
+            await append(event_store, append_to(stream, make_event("T", tag)))
+            await keep(StreamServiceStub(channel), stream, max_count=1)
+
+        guarded = append_all(
+            to_stream("b", make_event()), conditions=[fail_if(matching(tags=[tag]))]
+        )
+        message = AppendManyRequest(
+            items=[
+                AppendItem(request_id=1, append=guarded),
+                AppendItem(request_id=2, append=append_to(stream)),
+                AppendItem(request_id=3, append=guarded),
+            ]
+        )
+
+        async def messages(message: AppendManyRequest = message):
+            yield message
+
+        async with (
+            InProcessServer(database_url) as server,
+            grpc.aio.insecure_channel(server.address) as channel,
+        ):
+            responses = await outcome(EventStoreServiceStub(channel).AppendMany(messages()))
+        results = [result for response in responses for result in response.results]
+        assert reason_of(results[0].failure) == "CONDITION_FAILED"
+        assert [result.WhichOneof("outcome") for result in results[1:]] == ["appended"] * 2
 
 
 async def test_max_count_in_a_pipeline(event_store, stream_service):

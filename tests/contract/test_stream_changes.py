@@ -3,6 +3,7 @@ in every state. What becomes of the events is in `test_removal.py`."""
 
 import asyncio
 import itertools
+import time
 
 import grpc
 import pytest
@@ -889,3 +890,20 @@ async def test_changes_of_many_streams_at_once(event_store, stream_service):
     ]
     assert len(await listed(stream_service, prefix="t-")) == 60
     assert (await head_of(event_store)).head_position == 360
+
+
+async def test_a_flood_of_changes_holds_up_no_reads(event_store, stream_service):
+    """Far more at once than the server can make: they take their time, nobody else does."""
+    await append(event_store, append_all(*(to_stream(f"s-{n}", make_event()) for n in range(600))))
+    flood = asyncio.gather(
+        *(keep(stream_service, f"s-{n}", max_count=5) for n in range(600)), return_exceptions=True
+    )
+    slowest = 0.0
+    while not flood.done():
+        began = time.monotonic()
+        assert len((await read(event_store, limit=1)).events) == 1
+        slowest = max(slowest, time.monotonic() - began)
+
+    for answer in await flood:
+        assert isinstance(answer, StreamInfo) or unpack(answer).reason == "OVERLOADED"
+    assert slowest < 1

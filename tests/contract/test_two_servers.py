@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from calls import (
     ALL,
     BACKWARDS,
+    MEGABYTE,
     Subscription,
     append,
     append_all,
@@ -493,6 +494,51 @@ async def test_a_subscriber_of_the_other_that_lags_is_not_given_what_is_removed(
             await subscription.next()
         call.cancel()
         assert len(subscription.received) < 60
+
+
+async def test_from_the_answer_on_the_other_sends_nothing_that_was_removed(
+    servers, stores, streams
+):
+    """Also what it has only just recorded itself. Its subscriber reads on once the deletion was
+    answered, and so is given only what is made for it then."""
+    met = []
+    for n in range(15):
+        async with grpc.aio.insecure_channel(
+            servers[1].address, [("grpc.http2.bdp_probe", 0), ("own connection", n)]
+        ) as slow_channel:
+            call = EventStoreServiceStub(slow_channel).Subscribe(
+                SubscribeRequest(query=ALL, from_head=True)
+            )
+            subscription = Subscription(call)
+            await subscription.until("caught_up")
+            for _ in range(4):
+                await append(stores[1], append_to("filler", make_event(data=MEGABYTE)))
+            await asyncio.sleep(0.2)  # the first of them fills the connection
+            await append(stores[1], append_to(f"a-{n}"), append_to("end"))
+
+            await delete(streams[0], f"a-{n}")
+
+            while not (subscription.received and subscription.received[-1].stream == "end"):
+                await subscription.next()
+            met += [e.stream for e in subscription.received if e.stream.startswith("a-")]
+            call.cancel()
+    assert met == []
+
+
+@pytest.mark.parametrize("count", [300, 3000])
+async def test_a_subscriber_of_the_other_sees_nothing_of_an_append_that_it_removes_itself(
+    stores, streams, count
+):
+    await append(stores[0], append_to("a"))
+    await keep(streams[0], "a", max_count=3)
+    async with subscribed(stores[1]) as subscription:
+        await subscription.until("caught_up")
+        await append(stores[0], append_to("a", *(make_event() for _ in range(count))))
+        await append(stores[0], append_to("b"))
+        while not (subscription.received and subscription.received[-1].stream == "b"):
+            await subscription.next()
+    positions = [event.position for event in subscription.received]
+    assert positions == [1, count - 1, count, count + 1, count + 2]
 
 
 async def test_one_deletes_while_the_other_appends(stores, streams):
