@@ -13,6 +13,7 @@ from treering_server.config import Settings
 COMMANDS = [
     "serve",
     "migrate",
+    *(ON_THE_LOG := ["backup", "restore", "fork"]),
     "append",
     "read",
     "subscribe",
@@ -36,7 +37,10 @@ def test_all_commands_are_listed(treering: Any) -> None:
 def test_every_command_has_help(treering: Any, command: str) -> None:
     shown = treering(*command.split(), "--help").ok()
     assert f"Usage: treering {command}" in shown
-    if command not in ("serve", "migrate"):
+    if command in ON_THE_LOG:
+        assert "TREERING_DATABASE_URL" in shown
+        assert "--json" in shown
+    elif command not in ("serve", "migrate"):
         assert "TREERING_SERVER" in shown
         assert "127.0.0.1:7464" in shown
         assert "--json" in shown

@@ -81,7 +81,7 @@ async def test_other_tables_are_left_alone(database_url, engine):
 async def test_a_file_that_is_no_database(tmp_path, content):
     file = tmp_path / "treering.db"
     file.write_bytes(content)
-    assert str(file) in await refusal_of(f"sqlite:///{file}")
+    assert f"{file} is no SQLite database" in await refusal_of(f"sqlite:///{file}")
     assert file.read_bytes() == content
 
 
@@ -206,4 +206,4 @@ def test_the_command_line_says_it_in_one_line_and_ends_with_1(tmp_path, command)
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
-    assert "file is not a database" in done.stderr
+    assert "is no SQLite database" in done.stderr

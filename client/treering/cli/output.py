@@ -5,7 +5,7 @@ The JSON is for programs and stays as it is: members are added, never changed or
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -356,3 +356,34 @@ def progress(title: str, total: int | None) -> Iterator[Progress]:
     task = bar.add_task(title, total=total, events="0", rate="0")
     with bar:
         yield _Bar(bar, task)
+
+
+@contextmanager
+def copying(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar as `progress` has it, for bytes. Is told how many are copied, and of how many."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task(title, total=None)
+    with bar:
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,13 +1,15 @@
 """Opens the database that a URL names, as storage that is ready to be used."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from treering_server.core.storage import Storage
-from treering_server.storage import migrations, sqlite
+from treering_server.storage import files, migrations, sqlite
 from treering_server.storage.migrations import DatabaseUnusable
 
 POSTGRESQL_NAMES = {"postgresql", "postgres", "postgresql+psycopg"}
@@ -78,14 +80,10 @@ def open_database(database_url: str, *, readers: int, migrate: bool) -> Database
         DatabaseUnusable: It can't be served from; the message says why in one sentence.
     """
     url = parse_url(database_url)
-    try:
+    with in_words(url):
         if url.drivername == "sqlite":
             return _open_sqlite(url, readers=readers, migrate=migrate)
         return _open_postgresql(url, readers=readers, migrate=migrate)
-    except DatabaseUnusable:
-        raise
-    except Exception as error:
-        raise DatabaseUnusable(_sentence(url, error)) from error
 
 
 def migrate_database(database_url: str) -> None:
@@ -98,6 +96,21 @@ def migrate_database(database_url: str) -> None:
     database.storage.close()
 
 
+@contextmanager
+def in_words(url: sa.URL) -> Iterator[None]:
+    """Turns every error into one sentence.
+
+    Raises:
+        DatabaseUnusable: It.
+    """
+    try:
+        yield
+    except DatabaseUnusable:
+        raise
+    except Exception as error:
+        raise DatabaseUnusable(_sentence(url, error)) from error
+
+
 def _sentence(url: sa.URL, error: Exception) -> str:
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) and error.orig else error
     reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
@@ -105,19 +118,25 @@ def _sentence(url: sa.URL, error: Exception) -> str:
 
 
 def _open_sqlite(url: sa.URL, *, readers: int, migrate: bool) -> Database:
-    path = Path(url.database or "")
+    file = files.LogFile(Path(url.database or ""))
+    path = file.path
     try:
-        lock = sqlite.FileLock(path)
-    except sqlite.DatabaseInUse as error:
-        raise DatabaseUnusable(str(error)) from error
-    try:
+        files.check(path)
         engine = sqlite.make_engine(path, connections=1, checkpoints=True)
         try:
             _bring_up(engine, migrate=migrate)
+            file.begin_serving(engine)
+            try:
+                storage = sqlite.SqliteStorage(file, readers=readers)
+            except BaseException:
+                file.end_serving()
+                raise
         finally:
+            # Not before another connection is open: the last one to be closed removes the WAL
+            # file, without which a file that is marked as served is taken for a copy.
             engine.dispose()
     except BaseException:
-        lock.release()
+        file.release()
         raise
     version = tuple(int(part) for part in sqlite.SQLITE_VERSION.split("."))
     warnings = []
@@ -128,9 +147,9 @@ def _open_sqlite(url: sa.URL, *, readers: int, migrate: bool) -> Database:
             "programs"
         )
     return Database(
-        storage=sqlite.SqliteStorage(path, lock, readers=readers),
+        storage=storage,
         kind=f"SQLite {sqlite.SQLITE_VERSION}",
-        place=str(path.resolve()),
+        place=str(path),
         durability="flushed to this machine's disk at every commit (WAL, synchronous=FULL)",
         warnings=tuple(warnings),
         url=url,

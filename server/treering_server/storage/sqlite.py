@@ -5,12 +5,11 @@ connection checkpoints: SQLite 3.7.0 to 3.51.2 can corrupt a WAL file when two
 connections checkpoint and commit at once (sqlite.org/wal.html, "walresetbug").
 """
 
-import fcntl
-import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -41,6 +40,9 @@ from treering_server.storage.names import Names
 from treering_server.storage.reads import SqlReads
 from treering_server.storage.removal import RECORD, now
 
+if TYPE_CHECKING:
+    from treering_server.storage.files import LogFile
+
 SQLITE_VERSION: str = sqlite3.sqlite_version
 Error: type[Exception] = sqlite3.Error
 CACHE_KIB = 65_536
@@ -54,6 +56,10 @@ ROWS_PER_INSERT = 64
 """One statement steps over many rows: each step lets go of Python's lock, and getting it
 back from a busy event loop can take longer than the insert."""
 IDS_PER_SELECT = 256
+BUSY_SECONDS = 5.0
+"""How long SQLite itself tries again for a lock."""
+SHRED_SECONDS = 0.1
+"""How long emptying the WAL file waits for those who read."""
 LOCK_SECONDS = 5.0
 """How long an erasure waits for its turn."""
 
@@ -65,38 +71,18 @@ RECORDS = SELECT + "WHERE position > ? AND position <= ? ORDER BY position {orde
 EVENT_COLUMNS = "position, recorded_at, stream_id, version, id, category_id, type_id, record"
 
 
-class DatabaseInUse(Exception):
-    """Another process serves the file."""
+def connect(path: Path, *, mode: str, immutable: bool = False) -> Any:
+    """A connection of its own, in autocommit and with nothing set.
 
-
-class FileLock:
-    """Keeps a second process from serving the same file, for as long as it is held.
-
-    An OS lock on a file beside the database, which ends with the process however that ends.
+    Args:
+        path: The file.
+        mode: `ro`, `rw` or `rwc`, as in SQLite's URIs. One that only reads never checkpoints, not
+            even as the last one to be closed.
+        immutable: Nobody writes to the file, and it has no WAL file: none is made, nor anything
+            else.
     """
-
-    def __init__(self, database: Path) -> None:
-        """Takes the lock.
-
-        Raises:
-            DatabaseInUse: Another process holds it; the message names its pid.
-        """
-        self._file = os.open(f"{database}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(self._file, 32, 0).decode().strip() or "unknown"
-            os.close(self._file)
-            raise DatabaseInUse(
-                f"{database} is served by another process (pid {holder}): "
-                "one process at a time may use a SQLite log"
-            ) from error
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
-
-    def release(self) -> None:
-        """Lets go of it. The file stays: removing it could break another's lock."""
-        os.close(self._file)
+    name = f"file:{quote(str(path))}?mode={mode}{'&immutable=1' if immutable else ''}"
+    return sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
 
 
 def make_engine(path: Path, *, connections: int, checkpoints: bool) -> sa.Engine:
@@ -107,7 +93,11 @@ def make_engine(path: Path, *, connections: int, checkpoints: bool) -> sa.Engine
         isolation_level="AUTOCOMMIT",
         pool_size=connections,
         max_overflow=0,
-        connect_args={"check_same_thread": False, "timeout": 5.0, "cached_statements": 256},
+        connect_args={
+            "check_same_thread": False,
+            "timeout": BUSY_SECONDS,
+            "cached_statements": 256,
+        },
     )
 
     def prepare(connection: Any, _record: object) -> None:
@@ -153,10 +143,11 @@ def translated(error: Exception) -> Exception:
 class SqliteStorage(SqlReads):
     """The log in one file. Implements `core.storage.Storage`."""
 
-    def __init__(self, path: Path, lock: FileLock, *, readers: int) -> None:
-        """Opens a file that is migrated and whose lock is held."""
+    def __init__(self, file: "LogFile", *, readers: int) -> None:
+        """Opens a file that is migrated, and marked as served."""
+        path = file.path
         self._writing = make_engine(path, connections=1, checkpoints=True)
-        self._lock = lock
+        self._file = file
         self._names = Names()
         super().__init__(make_engine(path, connections=readers + 1, checkpoints=False))
 
@@ -217,7 +208,13 @@ class SqliteStorage(SqlReads):
         """The writing connection overwrites what it deletes; the WAL file goes on holding older
         pages until it is emptied."""
         with self._writing.connect() as connection:
-            busy, *_ = _driver(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            driver = _driver(connection)
+            # A backup may be reading for long, and appends wait meanwhile.
+            driver.execute(f"PRAGMA busy_timeout = {SHRED_SECONDS * 1000:.0f}").fetchall()
+            try:
+                busy, *_ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                driver.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}").fetchall()
         return not busy
 
     @contextmanager
@@ -245,8 +242,9 @@ class SqliteStorage(SqlReads):
     def close(self) -> None:
         """Closes the readers first: the last connection of all copies the WAL file's pages."""
         super().close()
+        self._file.end_serving()
         self._writing.dispose()
-        self._lock.release()
+        self._file.release()
 
 
 def _driver(connection: sa.Connection) -> Any:
