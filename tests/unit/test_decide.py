@@ -28,8 +28,9 @@ from treering_server.core.model import (
     StreamAppend,
     StreamVersion,
 )
-from treering_server.core.query import EVERYTHING, Query, QueryItem
+from treering_server.core.query import EVERYTHING, Query, QueryItem, events_of_stream
 from treering_server.core.record import EnvelopeEncoder, parse
+from treering_server.core.removal import Rule
 from treering_server.core.storage import Incarnation, LockedState, RecordedId, StreamState
 from treering_server.core.tail import Tail
 
@@ -42,8 +43,13 @@ class Log:
 
     def __init__(self, streams=(), head=0, recorded_at=0):
         self.encoder = EnvelopeEncoder()
-        locked = LockedState(Head(LOG, head, recorded_at, None), dict(streams), {})
-        self.state = BatchState(locked, INCARNATIONS, Tail(head))
+        locked = LockedState(Head(LOG, head, recorded_at, None, 1), dict(streams), {})
+        tail = Tail(head)
+        for name, stream in locked.streams.items():
+            # As the writer does.
+            if stream.rule.is_moving:
+                tail.set_rule(name, stream.rule, stream.last_version, head)
+        self.state = BatchState(locked, INCARNATIONS, tail)
         self.now = 1_000
 
     def append(self, append, looked=None):
@@ -233,6 +239,87 @@ def test_a_condition_may_look_from_where_an_earlier_append_of_the_batch_ends():
     log.append(append)
 
 
+# --- conditions and removal
+
+
+def first_match(log, query=EVERYTHING, after=0):
+    """Which event a condition fails by."""
+    return log.refuse(
+        append_all(events=[make_event()], conditions=[fail_if(query, after)]), ConditionFailed
+    ).position
+
+
+def test_a_condition_does_not_meet_what_later_appends_of_its_batch_removed():
+    log = Log({"a": StreamState(3, 3, rule=Rule(0, max_count=2))}, head=3)
+    for _ in range(2):
+        log.record(("a", make_event()), ("b", make_event()))
+    assert first_match(log, after=3) == 4
+    log.record(("a", make_event()))
+    assert first_match(log, after=3) == 5
+    assert first_match(log, events_of_stream("a"), after=3) == 6
+    log.record(("a", make_event()), ("a", make_event()))
+    assert first_match(log, events_of_stream("a"), after=3) == 9
+
+
+def test_a_condition_is_decided_before_what_its_own_append_removes():
+    log = Log({"a": StreamState(1, 1, rule=Rule(0, max_count=1))}, head=1)
+    log.record(("a", make_event()))
+    append = append_all(to_stream("a"), conditions=[fail_if(after=1)])
+    assert log.refuse(append, ConditionFailed).position == 2
+    log.append(append_all(to_stream("a"), conditions=[fail_if(after=2)]))
+
+
+def test_an_append_to_one_stream_removes_nothing_of_others():
+    log = Log(
+        {
+            "a": StreamState(0, 0, rule=Rule(0, max_count=1)),
+            "b": StreamState(0, 0, rule=Rule(0, max_count=2)),
+        }
+    )
+    log.record(("a", make_event()), ("b", make_event()), ("b", make_event()))
+    assert first_match(log) == 1
+    log.record(("b", make_event()))
+    assert first_match(log, events_of_stream("b")) == 3
+    assert first_match(log) == 1
+
+
+def test_a_condition_does_not_meet_what_is_too_old_by_the_time_of_the_append():
+    log = Log({"a": StreamState(0, 0, rule=Rule(0, max_age=10))})
+    log.record(("a", make_event()), ("b", make_event()))
+    log.now = 1_010
+    assert first_match(log) == 1
+    log.now = 1_011
+    assert first_match(log) == 2
+    log.record(("a", make_event()))
+    log.now = 1_000
+    assert first_match(log) == 2, "time does not go back"
+
+
+def test_what_was_found_before_the_lock_decides_though_it_may_be_removed_by_now():
+    log = Log({"a": StreamState(5, 5, rule=Rule(4, max_count=1))}, head=5)
+    append = append_all(to_stream("b"), conditions=[fail_if()])
+    assert log.refuse(append, ConditionFailed, [Looked(to=5, match=1)]).position == 1
+
+
+def test_what_is_told_of_rules_after_a_batch():
+    """Of the streams written to, those whose rule moves."""
+    count, age = Rule(1, max_count=2), Rule(0, max_age=10)
+    log = Log(
+        {
+            "count": StreamState(4, 4, rule=count),
+            "age": StreamState(1, 1, rule=age),
+            "untouched": StreamState(1, 1, rule=age),
+            "floor": StreamState(9, 9, rule=Rule(7)),
+            "plain": StreamState(9, 9),
+        },
+        head=30,
+    )
+    for stream in ("count", "age", "floor", "plain", "new", ""):
+        log.record((stream, make_event()))
+    log.append(append_all(check_only("untouched", 1), to_stream("new")))
+    assert log.state.moving_rules() == {"count": count, "age": age}
+
+
 # --- which refusal comes first
 
 
@@ -400,6 +487,56 @@ def test_of_a_removed_event_only_id_stream_and_order_are_compared():
     log.refuse(append_of(("b", A)), EventIdConflict)
     log.refuse(append_of(("a", B), ("a", A)), EventIdConflict)
     log.refuse(append_of(("a", B), ("a", changed(C, data=b"!"))), EventIdConflict)
+
+
+@pytest.mark.parametrize(
+    ("rule", "now"),
+    [
+        (Rule(2), 1_000),
+        (Rule(0, max_count=1), 1_000),
+        (Rule(0, max_age=450), 1_000),
+        (Rule(1, max_count=2, max_age=450), 1_000),
+    ],
+    ids=str,
+)
+def test_of_an_event_that_is_removed_but_not_erased_no_more_is_compared(rule, now):
+    """Whether its content is still there must not show."""
+    log = Log({"a": StreamState(3, 3, rule=rule)}, head=3)
+    log.now = now
+    log.state.ids[A.id] = RecordedId(1, "a", 1, 500, A.body)
+    log.state.ids[B.id] = RecordedId(2, "a", 2, 500, B.body)
+    log.state.ids[C.id] = RecordedId(3, "a", 3, 600, C.body)
+    assert log.record(("a", changed(A, data=b"!")), ("a", changed(B, type="U")), ("a", C)).duplicate
+    log.refuse(append_of(("b", A)), EventIdConflict)
+    log.refuse(append_of(("a", B), ("a", A)), EventIdConflict)
+    log.refuse(append_of(("a", changed(C, data=b"!"))), EventIdConflict)
+
+
+def test_of_what_the_same_batch_removed_no_more_is_compared():
+    log = Log({"a": StreamState(0, 0, rule=Rule(0, max_count=1))})
+    first = log.record(("a", A))
+    log.refuse(append_of(("a", changed(A, data=b"!"))), EventIdConflict)
+    log.record(("a", B))
+    assert log.record(("a", changed(A, data=b"!"))) == replace(first, duplicate=True)
+    log.refuse(append_of(("a", changed(B, data=b"!"))), EventIdConflict)
+
+
+def test_a_repeat_of_what_was_deleted_is_a_repeat_still():
+    log = Log({"a": StreamState(0, 2, rule=Rule(2)), "b": StreamState(1, 1)}, head=3)
+    log.state.ids[A.id] = RecordedId(1, "a", 1, 500, A.body)
+    log.state.ids[B.id] = RecordedId(2, "a", 2, 500, None)
+    log.state.ids[C.id] = RecordedId(3, "b", 1, 500, C.body)
+    again = append_all(to_stream("a", A, B, expected=7), to_stream("b", C))
+    answer = log.append(again)
+    assert answer.duplicate
+    assert answer.versions == (StreamVersion("a", 2), StreamVersion("b", 1))
+    assert not log.events
+
+
+def test_an_event_of_no_stream_is_never_removed():
+    log = Log({"a": StreamState(1, 1, rule=Rule(0, max_age=1))}, head=2)
+    log.state.ids[A.id] = RecordedId(1, "", 0, 1, A.body)
+    log.refuse(append_of(("", changed(A, data=b"!"))), EventIdConflict)
 
 
 def test_what_a_refused_append_would_have_recorded_is_not_known():
