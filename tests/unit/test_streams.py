@@ -1,4 +1,4 @@
-"""Changes of streams: what becomes of a retention, of a deletion, and that they are seen through."""
+"""Changes of streams: what becomes of retention and deletion, and how they are seen through."""
 
 from contextlib import contextmanager
 from dataclasses import replace
