@@ -1,18 +1,28 @@
 """Databases that can't be served from: each is refused in one sentence that says why."""
 
+import os
+import shutil
+import sqlite3
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
+import grpc
 import psycopg
 import pytest
 import sqlalchemy as sa
 
+from calls import append, append_to, head_of, make_event
 from databases import Postgres, PostgresServer, free_port
-from servers import InProcessServer, environment
+from servers import InProcessServer, ServerProcess, environment
+from treering.v1.event_store_service_pb2_grpc import EventStoreServiceStub
 from treering_server.server import StartError
 from treering_server.storage.database import migrate_database
-from treering_server.storage.migrations import VERSION_TABLE
+from treering_server.storage.forks import fork
+from treering_server.storage.migrations import VERSION_TABLE, DatabaseUnusable, revisions
 
 
 async def refusal_of(database_url: str, **settings: bool) -> str:
@@ -115,6 +125,177 @@ async def test_a_file_that_another_program_writes_to(sqlite_file_url):
         other.communicate()
     async with InProcessServer(sqlite_file_url):
         pass
+
+
+def file_in(database_url: str) -> Path:
+    return Path(database_url.removeprefix("sqlite:///"))
+
+
+def wal_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}-wal")
+
+
+async def make_copies(directory: Path, *, with_wal: bool, after_kill: bool) -> tuple[Path, Path]:
+    """A log of three events, and a copy of its file that is made while a server runs, or after
+    it was killed."""
+    file, copy = directory / "treering.db", directory / "copy.db"
+    process = ServerProcess(f"sqlite:///{file}")
+    try:
+        async with grpc.aio.insecure_channel(process.address) as channel:
+            for _ in range(3):
+                await append(EventStoreServiceStub(channel), append_to("a"))
+        if after_kill:
+            process.kill()
+        shutil.copy(file, copy)
+        if with_wal:
+            shutil.copy(wal_of(file), wal_of(copy))
+    finally:
+        process.kill()
+    return file, copy
+
+
+async def log_of(database_url: str) -> tuple[str, int]:
+    """Id and head of a log, served."""
+    async with (
+        InProcessServer(database_url) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        head = await head_of(EventStoreServiceStub(channel))
+        return head.log_id, head.head_position
+
+
+@pytest.mark.parametrize("after_kill", [False, True], ids=["while it runs", "after kill -9"])
+async def test_a_copy_without_what_the_server_wrote_last(tmp_path, after_kill):
+    file, copy = await make_copies(tmp_path, with_wal=False, after_kill=after_kill)
+    before = copy.read_bytes()
+    for _ in range(2):  # To look at it changes nothing.
+        sentence = await refusal_of(f"sqlite:///{copy}")
+        assert f"{copy} was copied or moved" in sentence
+        assert "without its -wal file" in sentence
+        assert "`treering backup`" in sentence
+        assert "`treering fork`" in sentence
+    with pytest.raises(DatabaseUnusable, match="without its -wal file"):
+        migrate_database(f"sqlite:///{copy}")
+    assert copy.read_bytes() == before
+    assert not wal_of(copy).exists()
+
+    # The log itself has its end still.
+    log_id, head = await log_of(f"sqlite:///{file}")
+    assert head == 3
+    forked = fork(f"sqlite:///{copy}")
+    assert str(forked.log_id_before) == log_id
+    copied_id, copied_head = await log_of(f"sqlite:///{copy}")
+    assert copied_id == str(forked.log_id)
+    assert copied_head == forked.last_common_position < 3
+
+
+@pytest.mark.parametrize("after_kill", [False, True], ids=["while it runs", "after kill -9"])
+async def test_a_copy_of_all_files_is_a_new_incarnation(tmp_path, after_kill):
+    file, copy = await make_copies(tmp_path, with_wal=True, after_kill=after_kill)
+    log_id, head = await log_of(f"sqlite:///{file}")
+    copied_id, copied_head = await log_of(f"sqlite:///{copy}")
+    assert head == copied_head == 3
+    assert copied_id != log_id
+    assert await log_of(f"sqlite:///{copy}") == (copied_id, 3)
+
+
+async def test_a_file_that_lost_its_end(sqlite_file_url):
+    migrate_database(sqlite_file_url)
+    file = file_in(sqlite_file_url)
+    whole = file.read_bytes()
+    for size in (len(whole) - 1, len(whole) - 4_096, 4_096, 99, 20):
+        file.write_bytes(whole[:size])
+        sentence = await refusal_of(sqlite_file_url)
+        assert f"{file} is cut off" in sentence
+        assert f"{size:,} bytes" in sentence
+        assert "`treering restore`" in sentence
+    assert file.read_bytes() == whole[:20]
+    file.write_bytes(whole)
+    async with InProcessServer(sqlite_file_url):
+        pass
+
+
+async def test_what_a_crash_leaves_is_not_taken_for_cut_off(sqlite_file_url):
+    """In the middle of a checkpoint the file may be shorter than it says; the rest is in the WAL
+    file."""
+    file = file_in(sqlite_file_url)
+    process = ServerProcess(sqlite_file_url)
+    try:
+        async with grpc.aio.insecure_channel(process.address) as channel:
+            await append(
+                EventStoreServiceStub(channel), append_to("a", make_event(data=b"x" * 100_000))
+            )
+    finally:
+        process.kill()
+    wal = wal_of(file).read_bytes()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA wal_checkpoint")
+        pages = file.read_bytes()
+    file.write_bytes(pages[:-8_192])
+    wal_of(file).write_bytes(wal)
+    assert (await log_of(sqlite_file_url))[1] == 1
+    assert file.stat().st_size == len(pages)
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+async def test_a_wal_file_without_its_database(tmp_path, is_empty):
+    """SQLite would delete it."""
+    file, copy = await make_copies(tmp_path, with_wal=True, after_kill=True)
+    file.unlink()
+    if is_empty:
+        file.touch()
+    wal = wal_of(file).read_bytes()
+    sentence = await refusal_of(f"sqlite:///{file}")
+    assert f"{wal_of(file)} is there" in sentence
+    assert ("is empty" if is_empty else "is not there") in sentence
+    assert wal_of(file).read_bytes() == wal
+    copy.rename(file)
+    assert (await log_of(f"sqlite:///{file}"))[1] == 3
+
+
+def execute_in_file(file: Path, statement: str) -> None:
+    """Changes a file behind the server's back, and leaves the WAL file where there is one."""
+    had_wal = wal_of(file).exists()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(statement)
+        connection.commit()
+    if had_wal:
+        wal_of(file).touch()
+
+
+async def test_a_start_that_fails_does_not_make_a_copy_of_what_crashed(sqlite_file_url):
+    """The last connection that is closed removes the WAL file, but not what is marked."""
+    file = file_in(sqlite_file_url)
+    process = ServerProcess(sqlite_file_url)
+    process.wait_until_ready()
+    execute_in_file(file, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    process.kill()
+    for _ in range(2):
+        assert "has schema 9999" in await refusal_of(sqlite_file_url)
+    execute_in_file(file, f"UPDATE {VERSION_TABLE} SET version_num = '{revisions()[-1]}'")
+    async with InProcessServer(sqlite_file_url):
+        pass
+
+
+async def test_a_server_that_can_not_mark_the_file_as_closed(sqlite_file_url):
+    file = file_in(sqlite_file_url)
+    async with InProcessServer(sqlite_file_url):
+        execute_in_file(
+            file,
+            "CREATE TRIGGER full BEFORE UPDATE ON log BEGIN SELECT raise(ABORT, 'no room'); END",
+        )
+    assert wal_of(file).read_bytes() == b""
+    execute_in_file(file, "DROP TRIGGER full")
+    async with InProcessServer(sqlite_file_url):
+        pass
+
+
+async def test_a_second_server_is_told_of_the_first_whatever_is_in_the_lock_file(sqlite_file_url):
+    lock = file_in(f"{sqlite_file_url}.lock")
+    for content in ("", "x" * 500, f"{2**40}\n{uuid.uuid4()} {2**63}\nmore\n", "\n\n"):
+        lock.write_text(content)
+        async with InProcessServer(sqlite_file_url):
+            assert f"(pid {os.getpid()})" in await refusal_of(sqlite_file_url)
 
 
 # --- PostgreSQL
