@@ -33,7 +33,9 @@ MARKED_SINCE = "0002"
 PARTIAL = ".partial"
 
 
-class _Incarnation(NamedTuple):
+class Incarnation(NamedTuple):
+    """A row of the table of that name."""
+
     log_id: UUID
     first_position: int
     began_at: int
@@ -266,7 +268,7 @@ def _check_quickly(path: Path, source: Path) -> None:
         raise DatabaseUnusable(f"{source} is damaged: {' '.join(answer.split())}")
 
 
-def _begin_anew(path: Path, replaced: Sequence[_Incarnation]) -> UUID:
+def _begin_anew(path: Path, replaced: Sequence[Incarnation]) -> UUID:
     """Brings a copy up to date and begins a new incarnation in it."""
     engine = sqlite.make_engine(path, connections=1, checkpoints=True)
     try:
@@ -280,7 +282,7 @@ def _begin_anew(path: Path, replaced: Sequence[_Incarnation]) -> UUID:
     return log_id
 
 
-def _history_of(path: Path) -> list[_Incarnation]:
+def _history_of(path: Path) -> list[Incarnation]:
     """What a log has gone through, as far as its file can be read."""
     if not path.exists():
         return []
@@ -289,25 +291,41 @@ def _history_of(path: Path) -> list[_Incarnation]:
         rows = connection.execute(
             "SELECT log_id, first_position, began_at, cause FROM incarnations ORDER BY ordinal"
         ).fetchall()
-        return [_Incarnation(UUID(bytes=log_id), *rest) for log_id, *rest in rows]
+        return [Incarnation(UUID(bytes=log_id), *rest) for log_id, *rest in rows]
     return []
 
 
-def _keep_history(connection: sa.Connection, replaced: Sequence[_Incarnation]) -> None:
-    """Keeps the ids that the log had since the copy was made, so that who knows one of them is
-    told from where on its history is lost. Only where they forked after all that the copy has:
-    then they have all of it in common, as a list of incarnations says."""
-    known = connection.scalars(
-        sa.select(incarnations_table.c.log_id).order_by(incarnations_table.c.ordinal)
-    ).all()
-    later = replaced[len(known) :]
+def _keep_history(connection: sa.Connection, replaced: Sequence[Incarnation]) -> None:
+    """Keeps the ids that a log has had, in the copy that takes its place."""
     head = connection.scalar(sa.select(sa.func.max(events.c.position))) or 0
-    is_continued = [each.log_id for each in replaced[: len(known)]] == list(known)
-    if not is_continued or any(each.first_position <= head for each in later):
-        return
-    for ordinal, each in enumerate(later, start=len(known) + 1):
-        values = each._asdict() | {"ordinal": ordinal}
-        connection.execute(sa.insert(incarnations_table).values(values))
+    rows = connection.execute(sa.select(incarnations_table).order_by(incarnations_table.c.ordinal))
+    known = [Incarnation(row.log_id, row.first_position, row.began_at, row.cause) for row in rows]
+    kept = with_lost(known, replaced, head)
+    if kept != known:
+        connection.execute(sa.delete(incarnations_table))
+        values = [{"ordinal": n} | each._asdict() for n, each in enumerate(kept, start=1)]
+        connection.execute(sa.insert(incarnations_table), values)
+
+
+def with_lost(
+    known: Sequence[Incarnation], replaced: Sequence[Incarnation], head: int
+) -> Sequence[Incarnation]:
+    """What a copy has gone through, and the log that it takes the place of: so that who knows an
+    id that is of that one alone is told up to where it is right.
+
+    What a log has in common with any of its ids ends where the lowest later one begins. So the
+    lost ones come behind those that both logs share, as long as they have all of that in common
+    with what the copy has behind them.
+    """
+    ids = [each.log_id for each in known]
+    lost = [each for each in replaced if each.log_id not in ids]
+    for shared in range(len(known), 0, -1):
+        fork = min([head + 1, *(each.first_position for each in known[shared:])])
+        if [each.log_id for each in replaced[:shared]] == ids[:shared] and all(
+            each.first_position >= fork for each in replaced[shared:]
+        ):
+            return [*known[:shared], *lost, *known[shared:]]
+    return known
 
 
 def _set_aside(path: Path) -> Path | None:
