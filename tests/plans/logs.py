@@ -107,7 +107,7 @@ def delete(storage: Storage, stream: str, *, permanent: bool = False) -> Change:
 
 
 def _change(storage: Storage, stream: str, decide: Callable[[Stream | None], Verdict]) -> Change:
-    _, change, until = StreamChanges(storage, lambda *_: None)._attempt(stream, decide)
+    _, change, until = StreamChanges(storage, lambda *_: None)._record(stream, decide)
     assert change is not None, "it was so before"
     return change, until
 

@@ -44,6 +44,9 @@ class TailMachine(RuleBasedStateMachine):
         """Events that were recorded, and are not pushed yet."""
         self.last_versions = dict.fromkeys(STREAMS, 0)
         self.rules = {}
+        self.generation = 0
+        self.generations = {}
+        """At which the rules were set."""
         self.known_versions = dict.fromkeys(STREAMS, 0)
         """What the tail was told, and so counts from."""
         self.time = 100
@@ -58,6 +61,7 @@ class TailMachine(RuleBasedStateMachine):
         self.base += len(self.events)
         self.events = []
         self.tail = Tail(self.base)
+        self.generations = {}
         self.known_versions = dict(self.last_versions)
         self.log = [
             None if event is None or self.is_removed(*event, self.time) else event
@@ -90,10 +94,17 @@ class TailMachine(RuleBasedStateMachine):
     def change_rules(self, streams, raised, max_count, max_age):
         until = self.base + len(self.events) + len(self.log)
         for stream in streams:
+            self.generation += 1
             last = self.last_versions[stream]
-            floor = min(self.rules.get(stream, NOTHING).floor_version + raised, last)
-            self.rules[stream] = Rule(floor, max_count, max_age)
-            self.tail.set_rule(stream, self.rules[stream], last, until)
+            before = self.rules.get(stream, NOTHING)
+            floor = min(before.floor_version + raised, last)
+            changed = Rule(floor, max_count, max_age)
+            self.tail.set_rule(stream, changed, last, until, self.generation)
+            if stream in self.generations:
+                # A commit from before the change, of which is told late.
+                late = self.generations[stream]
+                self.tail.set_rule(stream, before, 0, until, late)
+            self.rules[stream], self.generations[stream] = changed, self.generation
             self.known_versions[stream] = last
 
     @precondition(lambda self: self.log)
@@ -102,7 +113,8 @@ class TailMachine(RuleBasedStateMachine):
         some, self.log = self.log[:count], self.log[count:]
         for stream in {event[0].stream for event in some if event is not None}:
             if stream in self.rules and self.rules[stream].is_moving:
-                self.tail.set_rule(stream, self.rules[stream], 0, self.tail.head)
+                until = self.tail.head + len(some)
+                self.tail.set_rule(stream, self.rules[stream], 0, until, self.generation)
         for event in some:
             if event is None:
                 self.tail.push_removed()
@@ -208,6 +220,18 @@ def test_a_rule_that_ends_lets_what_comes_after_it_stay():
     assert list(tail.find(EVERYTHING, 0, 0)) == [2, 3]
 
 
+def test_a_rule_that_is_told_late_is_passed_over():
+    tail = Tail(0)
+    push(tail, "a", 1)
+    tail.set_rule("a", Rule(1), 3, 3, 2)
+    tail.set_rule("a", Rule(0, max_count=1), 3, 3, 1)
+    push(tail, "a", 2)
+    push(tail, "a", 3)
+    assert list(tail.find(EVERYTHING, 0, 0)) == [2, 3]
+    tail.set_rule("a", Rule(1, max_count=1), 0, 3, 3)
+    assert list(tail.find(EVERYTHING, 0, 0)) == [3]
+
+
 def test_a_change_counts_from_versions_that_are_not_pushed_yet():
     tail = Tail(0)
     push(tail, "a", 1)
@@ -252,7 +276,7 @@ def test_rules_of_very_many_streams_told_before_their_events_are_all_kept():
     tail = Tail(5)
     streams = [f"a-{n}" for n in range(2 * FEW_RULES)]
     for stream in streams:
-        tail.set_rule(stream, Rule(max_count=1), 0, tail.head)
+        tail.set_rule(stream, Rule(max_count=1), 0, tail.head + 2 * len(streams))
     for stream in streams:
         push(tail, stream, 1)
         push(tail, stream, 2)
