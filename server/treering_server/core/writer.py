@@ -30,6 +30,7 @@ from treering_server.core.errors import (
     ShuttingDown,
     StorageUnavailable,
 )
+from treering_server.core.failpoints import reached
 from treering_server.core.model import Append, Appended
 from treering_server.core.record import EnvelopeEncoder, parse
 from treering_server.core.removal import Rule
@@ -343,16 +344,22 @@ class Writer:
         self._inserting = False
         self._attempt_began = time.monotonic()
         try:
+            reached("before_lock")
             with self._storage.write(LOCK_SECONDS) as transaction:
+                reached("after_lock")
                 state = self._locked_state(transaction, batch)
+                reached("after_state")
                 now = time.time_ns() // 1000
                 outcomes = [self._outcome(state, each, now) for each in batch]
                 if state.records:
                     self._inserting = True
                     transaction.insert(state.records)
+                    reached("after_insert")
                     self._inserting = False
                 if any(isinstance(outcome, Appended) for outcome in outcomes):
+                    reached("before_commit")
                     transaction.commit()
+                    reached("after_commit")
         except BaseException as error:
             # The tail ran ahead of what is committed.
             self._tail = Tail(self._committed)
