@@ -557,10 +557,12 @@ steps = st.one_of(
     st.tuples(st.just("look")),
     st.tuples(st.just("erase")),
 )
+doers = st.sampled_from(["this", "this", "this, told late", "another"])
 
 
 class Doing:
-    """Does things to a log, as this server or as another one."""
+    """Does things to a log, as this server or as another one. Of what this server does the feed
+    may hear late, and so in another order; but of commits in theirs."""
 
     def __init__(self, storage, feed):
         self.storage = storage
@@ -570,32 +572,43 @@ class Doing:
         self.living = set()
         self.gone = set()
         self.all_is_own = True
+        self.late = []
 
-    async def do(self, step, is_own):
+    async def do(self, step, by):
         match step:
             case ("write", streams):
                 names = [self.streams[stream] for stream in streams]
                 placed = [(name, make_event()) for name in names if name not in self.gone]
                 if placed:
                     self.living |= {name for name, _ in placed if name}
-                    self.tell(is_own, self.feed.published, write(self.storage, placed))
+                    self.tell(by, self.feed.published, write(self.storage, placed))
             case ("keep", stream, retention) if self.streams[stream] in self.living:
                 change = keep(self.storage, self.streams[stream], **retention)
-                self.tell(is_own, self.feed.changed, *change)
+                self.tell(by, self.feed.changed, *change)
             case ("delete", stream, permanent) if self.streams[stream] in self.living:
                 name = self.streams[stream]
                 self.living.discard(name)
                 self.gone |= {name} if permanent else set()
                 change = delete(self.storage, name, permanent=permanent)
-                self.tell(is_own, self.feed.changed, *change)
+                self.tell(by, self.feed.changed, *change)
             case ("look",):
                 await self.feed.look_again()
             case ("erase",):
                 await erased(self.storage)
 
-    def tell(self, is_own, hear, *what):
-        self.all_is_own = self.all_is_own and is_own
-        if is_own:
+    def tell(self, by, hear, *what):
+        self.all_is_own = self.all_is_own and by != "another"
+        if by == "this, told late":
+            self.late.append((hear, what))
+        elif by == "this":
+            if hear == self.feed.published:
+                self.tell_late(self.feed.published)
+            hear(*what)
+
+    def tell_late(self, *kinds):
+        due = [each for each in self.late if each[0] in kinds]
+        self.late = [each for each in self.late if each[0] not in kinds]
+        for hear, what in due:
             hear(*what)
 
     @property
@@ -610,8 +623,8 @@ class Doing:
 
 
 @settings(max_examples=EXAMPLES)
-@given(todo=st.lists(st.tuples(steps, st.booleans()), min_size=1, max_size=12))
-def test_after_a_look_the_ring_holds_what_a_read_finds(shared_storage, todo):
+@given(todo=st.lists(st.tuples(steps, doers), min_size=1, max_size=12), changes_first=st.booleans())
+def test_after_a_look_the_ring_holds_what_a_read_finds(shared_storage, todo, changes_first):
     """And what this server did itself it holds without any."""
 
     async def run():
@@ -619,8 +632,11 @@ def test_after_a_look_the_ring_holds_what_a_read_finds(shared_storage, todo):
             doing = Doing(shared_storage, feed)
             # So that it is at the generation that others have left.
             await feed.look_again()
-            for step, is_own in todo:
-                await doing.do(step, is_own)
+            for step, by in todo:
+                await doing.do(step, by)
+            kinds = [feed.published, feed.changed]
+            for kind in reversed(kinds) if changes_first else kinds:
+                doing.tell_late(kind)
             # So that a microsecond has passed.
             await asyncio.sleep(0.000_01)
             if doing.all_is_own:
