@@ -83,6 +83,8 @@ class Eraser:
         """Does some work in a thread, which a stop waits for."""
         doing = asyncio.get_running_loop().run_in_executor(None, lambda: work(*arguments))
         self._work = doing
+        # Where a stop comes in between, nobody asks how it ended.
+        doing.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(doing)
 
     async def _erase_for_ever(self) -> None:

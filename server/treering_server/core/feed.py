@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from treering_server.core.errors import LogState, StorageUnavailable
+from treering_server.core.errors import LogMismatch, LogState, StorageUnavailable
 from treering_server.core.incarnations import last_common_position
 from treering_server.core.model import Head
 from treering_server.core.pages import PAGE_BYTES
@@ -191,7 +191,7 @@ class Feed:
             # The log has a new id, or other servers' events come first: must be fetched.
             self.nudge()
         elif some[0].position == self.head + 1:
-            self._set_rules(committed.rules)
+            self._set_rules(committed.rules, some[-1].position, committed.generation)
             self._push([(record.record, record) for record in some])
             if committed.generation == self._generation:
                 self._fresh_until = time.monotonic() + FRESH_SECONDS
@@ -209,7 +209,9 @@ class Feed:
             change: The change.
             until: The head when it was made, or later.
         """
-        self._tail.set_rule(change.stream, change.rule, change.last_version, until)
+        self._tail.set_rule(
+            change.stream, change.rule, change.last_version, until, change.generation
+        )
         for live in self._queries.values():
             live.last = None
         if change.is_permanently_deleted:
@@ -303,9 +305,10 @@ class Feed:
             began = time.monotonic()
             look = await asyncio.to_thread(self._look, self.head, self._generation, self.log_id)
             if look.incarnations:
-                self._begin_incarnation(look.news.log_id, look.incarnations)
+                self._begin_incarnation(look.news, look.incarnations)
                 continue
-            self._set_rules(look.rules)
+            if look.events:
+                self._set_rules(look.rules, look.events[-1][0], look.news.generation)
             for start in range(0, len(look.events), PUSHED_EVENTS):
                 some = look.events[start : start + PUSHED_EVENTS]
                 # Meanwhile the writer may have handed in some of them.
@@ -336,23 +339,30 @@ class Feed:
         incarnations = [] if news.log_id == log_id else self._storage.incarnations()
         return _Look(events, rules, news, incarnations)
 
-    def _begin_incarnation(self, log_id: UUID, incarnations: Sequence[Incarnation]) -> None:
-        """Forgets what came after the fork, and wakes all who wait."""
-        state = LogState(log_id, self.head)
-        common = last_common_position(self.log_id, state, incarnations)
-        self.log_id = log_id
+    def _begin_incarnation(self, news: LogNews, incarnations: Sequence[Incarnation]) -> None:
+        """Goes on at the fork with nothing in memory, and wakes all who wait."""
+        try:
+            common = last_common_position(
+                self.log_id, LogState(news.log_id, news.until), incarnations
+            )
+        except LogMismatch:
+            # Not even the incarnation that was known is part of this log.
+            common = 0
+        base = news.until if common is None else min(common, news.until)
+        self.log_id = news.log_id
+        # Changes may have been lost as well, and others made in their generations.
+        self._generation = 0
+        self._tail = Tail(min(base, self.head))
+        self._records.clear()
+        self._bytes = 0
         self._incoming.clear()
-        if common is not None and common < self.head:
-            self._tail = Tail(common)
-            self._records.clear()
-            self._bytes = 0
         for live in self._queries.values():
             live.last = None
             live.wake(0)
 
-    def _set_rules(self, rules: Mapping[str, Rule]) -> None:
+    def _set_rules(self, rules: Mapping[str, Rule], until: int, generation: int) -> None:
         for stream, rule in rules.items():
-            self._tail.set_rule(stream, rule, 0, self.head)
+            self._tail.set_rule(stream, rule, 0, until, generation)
 
     def _push(self, events: Sequence[tuple[bytes | None, Recorded | NewRecord | None]]) -> None:
         first = self.head + 1

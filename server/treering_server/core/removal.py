@@ -45,3 +45,5 @@ class RuleChange:
     last_version: int
     """The last version that it was ever given."""
     is_permanently_deleted: bool
+    generation: int
+    """Of the log, from the change on."""

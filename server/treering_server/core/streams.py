@@ -145,7 +145,7 @@ class StreamChanges:
         is_unknown = False
         while True:
             try:
-                return self._attempt(stream, decide)
+                return self._attempt(stream, decide, is_unknown=is_unknown)
             except CommitUnknown:
                 is_unknown = True
                 if time.monotonic() > give_up:
@@ -158,7 +158,7 @@ class StreamChanges:
             time.sleep(PAUSE_SECONDS)
 
     def _attempt(
-        self, stream: str, decide: Callable[[Stream | None], Verdict]
+        self, stream: str, decide: Callable[[Stream | None], Verdict], *, is_unknown: bool
     ) -> tuple[Stream, RuleChange | None, int]:
         with self._storage.write(LOCK_SECONDS) as transaction:
             head = transaction.state((), ()).head
@@ -169,17 +169,21 @@ class StreamChanges:
             if floor_version is not None:
                 transaction.change_stream(after, floor_version)
                 after = transaction.stream(stream, now) or after
-                change = _rule_change(after, floor_version)
+                change = _rule_change(after, floor_version, head.generation + 1)
+            elif is_unknown:
+                # An attempt before may have made the change.
+                change = _rule_change(after, after.deleted_version, head.generation)
             # Also where nothing changes: what the answer rests on must be there to stay.
             transaction.commit()
         return after, change, head.position
 
 
-def _rule_change(stream: Stream, floor_version: int) -> RuleChange:
+def _rule_change(stream: Stream, floor_version: int, generation: int) -> RuleChange:
     retention: Retention = stream.retention
     return RuleChange(
         stream.name,
         Rule(floor_version, retention.max_count, retention.max_age),
         stream.next_version - 1,
         stream.deletion == "permanent",
+        generation,
     )

@@ -64,6 +64,7 @@ class _Ruled:
     last_version: int
     last_position: int
     """None of its events comes after this one."""
+    generation: int
 
 
 class Tail:
@@ -111,7 +112,9 @@ class Tail:
         """Adds the next event, which is removed already."""
         self._events.append(None)
 
-    def set_rule(self, stream: str, rule: Rule, last_version: int, until: int) -> None:
+    def set_rule(
+        self, stream: str, rule: Rule, last_version: int, until: int, generation: int = 0
+    ) -> None:
         """What of a stream is removed from now on.
 
         To be told of each stream that has a moving rule, before its events are pushed, and of
@@ -121,13 +124,16 @@ class Tail:
             stream: Its name.
             rule: The rule.
             last_version: The last version that it was given, as far as is known.
-            until: No event after this position is known to be older than the rule.
+            until: Events that the rule may be needed for come up to this position.
+            generation: Of the log, when it had this rule. What is told late is passed over.
         """
         before = self._rules.get(stream)
         if before is not None:
+            if before.generation > generation:
+                rule, generation = before.rule, before.generation
             last_version = max(last_version, before.last_version)
             until = max(until, before.last_position)
-        self._rules[stream] = _Ruled(rule, last_version, max(until, self.head))
+        self._rules[stream] = _Ruled(rule, last_version, max(until, self.head), generation)
         if len(self._rules) > self._most_rules:
             self._rules = {
                 name: ruled

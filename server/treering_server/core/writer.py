@@ -416,7 +416,9 @@ class Writer:
     def _learn_rules(self, locked: LockedState) -> None:
         for name, stream in locked.streams.items():
             if stream.rule.is_moving:
-                self._tail.set_rule(name, stream.rule, stream.last_version, self._tail.head)
+                # Not more events than a batch holds, or were read, come next.
+                until = self._tail.head + max(BATCH_EVENTS, FETCHED_EVENTS)
+                self._tail.set_rule(name, stream.rule, stream.last_version, until)
 
     def _cover(self, transaction: WriteTransaction, batch: Sequence[_Waiting], head: int) -> None:
         """Brings the tail to the head, and back to where the conditions were looked at.

@@ -129,6 +129,7 @@ def news(connection: sa.Connection, since: int) -> LogNews:
                 Rule(row.floor_version, row.max_count, row.max_age_us),
                 row.last_version or 0,
                 DELETION_STATES[row.state] == "permanent",
+                row.changed,
             )
             for row in rows
         ]

@@ -219,7 +219,8 @@ class PostgresqlStorage(SqlReads):
         self._names = Names()
         with engine.connect() as connection:
             may_ask = connection.exec_driver_sql(MAY_ASK).scalar()
-        self._identity = IDENTITY.format(system_id=SYSTEM_ID if may_ask else "''")
+        # Who may not ask takes it to be the one that is known: failovers are noticed all the same.
+        self._identity = IDENTITY.format(system_id=SYSTEM_ID if may_ask else "system_id")
         engine.dispose()
         sa.event.listen(engine, "engine_connect", self._identify)
         super().__init__(engine)
@@ -257,15 +258,12 @@ class PostgresqlStorage(SqlReads):
         connection.exec_driver_sql("SET LOCAL synchronous_commit = 'local'")
         found = connection.exec_driver_sql(self._identity).one()
         log_id: UUID = found.log_id
-        before, (system_id, timeline) = [*found[1:3]], found[3:5]
-        if before != [system_id, timeline]:
-            if before != [None, None]:
-                is_other_system = before[0] != system_id
-                log_id = incarnations.begin(
-                    connection,
-                    "loaded into another database system" if is_other_system else "failover",
-                )
-            connection.execute(sa.update(log).values(system_id=system_id, timeline=timeline))
+        system_id, timeline = found.system_id_now, found.timeline_now
+        if found.system_id not in (None, system_id):
+            log_id = incarnations.begin(connection, "loaded into another database system")
+        elif found.timeline not in (None, timeline):
+            log_id = incarnations.begin(connection, "failover")
+        connection.execute(sa.update(log).values(system_id=system_id, timeline=timeline))
         _driver(connection).execute("COMMIT")
         return log_id
 
