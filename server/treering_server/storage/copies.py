@@ -160,9 +160,6 @@ def _in_words(source: Path, target: Path) -> Iterator[None]:
         yield
     except (sqlite.Error, sa.exc.DBAPIError) as error:
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite.FULL:
-            raise DatabaseUnusable(f"there is no room for {target}: the disk is full") from error
         raise DatabaseUnusable(f"{source} can't be copied to {target}: {cause}") from error
 
 
