@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from plans.logs import delete, erase, erased, keep, make_event, opened, write
 from treering_server.core import eraser as eraser_module
-from treering_server.core.eraser import FEWEST_EVENTS, MOST_EVENTS, Eraser
+from treering_server.core.eraser import ERASED_BYTES, ERASED_EVENTS, Eraser
 from treering_server.core.errors import StorageUnavailable
 from treering_server.core.query import QueryItem
 from treering_server.core.storage import CommitUnknown
@@ -255,9 +255,9 @@ class Interrupted:
         monkeypatch.setattr(storage, "write", failing_write)
 
     def failing(self, work):
-        def fails(*arguments):
+        def fails(*arguments, **named):
             with self.step():
-                return work(*arguments)
+                return work(*arguments, **named)
 
         return fails
 
@@ -314,7 +314,7 @@ async def test_a_defect_is_told_and_does_not_end_it(lone_storage, monkeypatch):
     monkeypatch.setattr(eraser_module, "PERIOD_SECONDS", 0.01)
     monkeypatch.setattr(eraser_module, "LEAST_REST", 0)
 
-    def fail(*arguments):
+    def fail(*arguments, **named):
         raise RuntimeError
 
     write(lone_storage, some("a", 2))
@@ -388,8 +388,8 @@ async def test_it_looks_every_now_and_then_for_what_time_and_appends_removed(sto
 # --- how much at a time
 
 
-async def test_small_windows_grow(lone_storage, monkeypatch):
-    write(lone_storage, some("a", 4 * MOST_EVENTS))
+async def test_a_window_holds_so_many_events(lone_storage, monkeypatch):
+    write(lone_storage, some("a", 4 * ERASED_EVENTS))
     delete(lone_storage, "a")
     sizes = []
     erase_events = lone_storage.erase
@@ -401,29 +401,27 @@ async def test_small_windows_grow(lone_storage, monkeypatch):
 
     monkeypatch.setattr(lone_storage, "erase", noted)
     await erased(lone_storage)
-    assert sum(sizes) == 4 * MOST_EVENTS
-    assert sizes[:3] == [FEWEST_EVENTS, 2 * FEWEST_EVENTS, 4 * FEWEST_EVENTS]
-    assert max(sizes) <= MOST_EVENTS
+    assert sizes == [ERASED_EVENTS] * 4
 
 
 async def test_no_window_takes_more_memory_than_a_few_megabytes(lone_storage, monkeypatch):
     """Also when small events are followed by large ones."""
-    write(lone_storage, some("a", 2 * MOST_EVENTS))
+    write(lone_storage, some("a", 2 * ERASED_EVENTS))
     for _ in range(4):
         write(lone_storage, some("a", 80, data=bytes(100_000)))
     delete(lone_storage, "a")
     sizes = []
     erasable = lone_storage.erasable
 
-    def noted(*arguments):
-        events = erasable(*arguments)
+    def noted(*arguments, **named):
+        events = erasable(*arguments, **named)
         sizes.append(sum(len(event.record or b"") for event in events))
         return events
 
     monkeypatch.setattr(lone_storage, "erasable", noted)
     await erased(lone_storage)
     assert with_content(lone_storage) == []
-    assert max(sizes) <= 8 * 1024 * 1024
+    assert max(sizes) <= ERASED_BYTES + 200_000
 
 
 # --- with others over the same database

@@ -244,9 +244,9 @@ async def test_a_change_is_told_with_the_head_at_which_it_was_made(storage, chan
     assert await changes.delete(DeleteStream("a", None, permanent=False)) == storage.stream("a")
     assert await changes.delete(DeleteStream("a", None, permanent=True)) == storage.stream("a")
     assert told == [
-        (RuleChange("a", Rule(1, 3, 10**12), 5, False), 6),
-        (RuleChange("a", Rule(5), 5, False), 6),
-        (RuleChange("a", Rule(5), 5, True), 6),
+        (RuleChange("a", Rule(1, 3, 10**12), 5, False, 1), 6),
+        (RuleChange("a", Rule(5), 5, False, 2), 6),
+        (RuleChange("a", Rule(5), 5, True, 3), 6),
     ]
     assert storage.head().generation == 3
 
@@ -352,4 +352,4 @@ async def test_a_deletion_is_told_though_its_commit_had_no_known_end(changes, fa
     """It is answered as done, so nothing of it may be sent from then on."""
     failing.failures = ["committed"]
     await changes.delete(DeleteStream("a", None, permanent=True))
-    assert told == [(RuleChange("a", Rule(5), 5, True), 6)]
+    assert told == [(RuleChange("a", Rule(5), 5, True, 1), 6)]

@@ -30,10 +30,8 @@ takes long."""
 LOCK_SECONDS = 5.0
 STREAMS = 100
 """Streams looked at by one statement."""
-FEWEST_EVENTS, MOST_EVENTS = 16, 1_024
-"""Events erased in one transaction."""
-ERASED_BYTES = 1024 * 1024
-"""Aimed at, as the records are read for their tags."""
+ERASED_EVENTS, ERASED_BYTES = 500, 1024 * 1024
+"""Erased in one transaction. Records are read for their tags."""
 
 Result = TypeVar("Result")
 
@@ -57,7 +55,6 @@ class Eraser:
         """Erases in a storage, once `start` is called."""
         self._storage = storage
         self._nudge = asyncio.Event()
-        self._most = FEWEST_EVENTS
         self._is_shredded = True
         self._erasing: asyncio.Task[None] | None = None
         self._work: asyncio.Future[Any] | None = None
@@ -166,10 +163,7 @@ class Eraser:
             transaction.commit()
 
     def _erase_window(self, stream: RemovingStream) -> list[ErasableEvent]:
-        events = self._storage.erasable(stream, self._most)
-        size = sum(len(event.record or b"") for event in events)
-        self._most = self._most * 2 if size < ERASED_BYTES else self._most // 2
-        self._most = min(max(self._most, FEWEST_EVENTS), MOST_EVENTS)
+        events = self._storage.erasable(stream, ERASED_EVENTS, max_bytes=ERASED_BYTES)
         tags = [
             (tag, event.position)
             for event in events

@@ -260,8 +260,9 @@ class Storage(Protocol):
     def removing(self, after_id: int, most: int) -> list[RemovingStream]:
         """Streams of which events are or may be removed, in order of their ids."""
 
-    def erasable(self, stream: RemovingStream, most: int) -> list[ErasableEvent]:
-        """The first of a stream's events that are removed for good and not erased."""
+    def erasable(self, stream: RemovingStream, most: int, *, max_bytes: int) -> list[ErasableEvent]:
+        """The first of a stream's events that are removed for good and not erased, cut so that
+        they stay within `max_bytes`; but at least one."""
 
     def erase(
         self, stream_id: int, events: Sequence[ErasableEvent], tags: Sequence[tuple[str, int]]

@@ -206,17 +206,33 @@ def _aged(connection: sa.Connection, stream_id: int, after_version: int, bound: 
     return connection.scalar(aged) or 0
 
 
-def erasable(connection: sa.Connection, stream: RemovingStream, most: int) -> list[ErasableEvent]:
-    """The first of a stream's events that are removed for good and not erased."""
-    rows = connection.execute(
-        sa.select(events.c.version, events.c.position, events.c.record)
-        .where(
-            events.c.stream_id == stream.id,
-            events.c.version > stream.erased_version,
-            events.c.version <= stream.removed_version,
-        )
+def erasable(
+    connection: sa.Connection, stream: RemovingStream, most: int, max_bytes: int
+) -> list[ErasableEvent]:
+    """The first of a stream's events that are removed for good and not erased; at least one, if
+    there is one."""
+    window = (
+        events.c.stream_id == stream.id,
+        events.c.version > stream.erased_version,
+        events.c.version <= stream.removed_version,
+    )
+    sizes = connection.execute(
+        sa.select(events.c.version, sa.func.length(events.c.record))
+        .where(*window)
         .order_by(events.c.version)
         .limit(most)
+    ).all()
+    total = 0
+    last = 0
+    for version, size in sizes:
+        total += size or 0
+        if last and total > max_bytes:
+            break
+        last = version
+    rows = connection.execute(
+        sa.select(events.c.version, events.c.position, events.c.record)
+        .where(*window, events.c.version <= last)
+        .order_by(events.c.version)
     )
     return [ErasableEvent(version, position, record) for version, position, record in rows]
 

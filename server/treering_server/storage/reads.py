@@ -109,9 +109,9 @@ class SqlReads(ABC):
         return self._read(lambda each: changes.removing(each, after_id, most, now()))
 
     def erasable(  # noqa: D102
-        self, stream: RemovingStream, most: int
+        self, stream: RemovingStream, most: int, *, max_bytes: int
     ) -> list[ErasableEvent]:
-        return self._read(lambda connection: changes.erasable(connection, stream, most))
+        return self._read(lambda each: changes.erasable(each, stream, most, max_bytes))
 
     def matching(  # noqa: D102
         self, item: QueryItem, after: int, until: int, *, backwards: bool, max_postings: int
