@@ -20,7 +20,7 @@ DEV := $(VENV)/.dev
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check check-format check-lint check-types check-imports check-protos \
-	check-generated protos released format lock bench clean
+	check-generated protos released format lock bench client-go clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -90,8 +90,15 @@ lock: $(DEV) ## Pins all requirements again, with hashes; ARGS=--upgrade for new
 bench: $(DEV) ## Measures; ARGS go to the measuring program
 	$(BIN)/python -m benchmarks $(ARGS)
 
+client-go: ## Makes the Go stubs, builds and tests the example in client/go
+
+# An example is tested on both databases, and with all languages whose tools are there.
+client-go: client-%: $(DEV)
+	TREERING_REQUIRE_LANGUAGES=$* $(BIN)/python -m pytest -s tests/languages -k $* $(ARGS)
+
 clean: ## Removes all that was made here; databases stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf client/*/.cache client/*/bin client/go/treering/v1
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):
