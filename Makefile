@@ -20,7 +20,7 @@ DEV := $(VENV)/.dev
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check check-format check-lint check-types check-imports check-protos \
-	check-generated protos released format lock bench client-go clean
+	check-generated protos released format lock faults soak bench client-go clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -86,6 +86,15 @@ lock: $(DEV) ## Pins all requirements again, with hashes; ARGS=--upgrade for new
 	$(COMPILE) --extra server --output-file requirements/server.txt
 	$(COMPILE) --extra server --group dev --constraints requirements/server.txt \
 		--output-file requirements/dev.txt
+
+# The validators' verdict; all that is behind a broken promise is kept under build/faults.
+faults: $(DEV) ## Lets everything break for long, seeds by FAULT_SEEDS=1,2,3; ARGS="-k sqlite"
+	FAULT_SECONDS=$${FAULT_SECONDS:-120} FAULT_SEEDS=$${FAULT_SEEDS:-1,2,3} \
+		$(BIN)/python -m pytest -s tests/faults $(ARGS)
+
+soak: $(DEV) ## Lets everything break, a trial a minute with a new seed: make soak MINUTES=60
+	GRPC_ENABLE_FORK_SUPPORT=0 PYTHONPATH=tests:tests/contract:tests/faults \
+		$(BIN)/python tests/faults/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 bench: $(DEV) ## Measures; ARGS go to the measuring program
 	$(BIN)/python -m benchmarks $(ARGS)
