@@ -6,7 +6,8 @@ from treering_server.core.storage import Storage
 
 EVENTS = 60_000
 MIDDLE = EVENTS // 2
-BATCH = 10_000
+BATCH = 3_000
+"""Little enough for the append lock to be held no longer than it may, on a slow machine."""
 
 LONG_STREAM = "order-hot"
 """A tenth of all events."""

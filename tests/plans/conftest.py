@@ -1,14 +1,16 @@
-"""One large log on each database, loaded once for all tests of costs."""
+"""Large logs on each database, loaded once for all tests of costs: one of which nothing is
+removed, and one of which most is, erased or not."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
-from biglog import load
-from databases import Postgres, sqlite_url
-from logs import opened
+import biglog
+import removedlog
+from databases import Postgres, database_name, sqlite_url
+from logs import erase, opened
 from treering_server.core.storage import Storage
 
 STORES = {
@@ -16,14 +18,32 @@ STORES = {
     "postgresql, never analyzed": "never_analyzed_url",
     "postgresql, analyzed": "analyzed_url",
 }
-TABLES = ["events", "event_tags", "streams", "types", "categories"]
+TABLES = ["events", "event_tags", "streams", "types", "categories", "removals"]
+
+
+Load = Callable[[Storage], None]
+
+
+def load_unnoticed(url: str, load: Load) -> None:
+    """Loads a log, and lets PostgreSQL's planner know nothing of what is in its tables, now or
+    later."""
+    with opened(url) as storage:
+        with psycopg.connect(url) as connection:
+            for table in TABLES:
+                connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+        load(storage)
+
+
+def analyze(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
 
 
 @pytest.fixture(scope="session")
 def sqlite_log_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     url = sqlite_url(tmp_path_factory.mktemp("plans"))
     with opened(url) as storage:
-        load(storage)
+        biglog.load(storage)
     return url
 
 
@@ -31,20 +51,15 @@ def sqlite_log_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 def never_analyzed_url(postgres: Postgres) -> Iterator[str]:
     """The planner knows nothing of what is in the tables, nor will it learn it."""
     url = postgres.create_database()
-    with opened(url) as storage:
-        with psycopg.connect(url) as connection:
-            for table in TABLES:
-                connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
-        load(storage)
+    load_unnoticed(url, biglog.load)
     yield url
     postgres.drop_database(url)
 
 
 @pytest.fixture(scope="session")
 def analyzed_url(postgres: Postgres, never_analyzed_url: str) -> Iterator[str]:
-    url = postgres.create_database(template=never_analyzed_url.rpartition("/")[2])
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("VACUUM ANALYZE")
+    url = postgres.create_database(template=database_name(never_analyzed_url))
+    analyze(url)
     yield url
     postgres.drop_database(url)
 
@@ -62,3 +77,40 @@ def big_log(request: pytest.FixtureRequest, store: str) -> Iterator[Storage]:
     url: Any = request.getfixturevalue(STORES[store])
     with opened(url) as storage:
         yield storage
+
+
+@pytest.fixture(scope="session", params=["removed", "erased"])
+def is_erased(request: pytest.FixtureRequest) -> bool:
+    """Whether what is removed of the log is erased as well."""
+    return bool(request.param == "erased")
+
+
+@pytest.fixture(scope="session")
+def removed_log(
+    request: pytest.FixtureRequest,
+    store: str,
+    is_erased: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Storage]:
+    """A storage with the log of `removedlog.py`."""
+    if store == "sqlite":
+        url = sqlite_url(tmp_path_factory.mktemp("removed"))
+        with opened(url) as storage:
+            removedlog.load(storage)
+    else:
+        postgres: Postgres = request.getfixturevalue("postgres")
+        url = postgres.create_database()
+        load_unnoticed(url, removedlog.load)
+    if is_erased:
+        with opened(url) as storage:
+            erase(storage)
+    if store == "postgresql, analyzed":
+        analyze(url)
+    elif store != "sqlite":
+        # Rows as they were before they were erased would be passed over, once.
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("VACUUM")
+    with opened(url) as storage:
+        yield storage
+    if store != "sqlite":
+        postgres.drop_database(url)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+import removedlog
 from biglog import (
     EVENTS,
     GONE,
@@ -25,10 +26,11 @@ from biglog import (
     SOME_STREAMS,
     stream_of,
 )
+from logs import make_event
 from meters import Cost, measured
 from treering_server.core import conditions, pages
 from treering_server.core.model import AppendCondition, ListStreams
-from treering_server.core.query import Query, QueryItem
+from treering_server.core.query import EVERYTHING, Query, QueryItem
 from treering_server.core.record import parse
 
 WALKED = 256
@@ -206,7 +208,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], int, Any]] = {
         [f"order-{n:05d}" for n in range(5_001, 5_101)],
     ),
     "the version at a position": (
-        lambda storage: storage.version_at(LONG_STREAM, MIDDLE),
+        lambda storage: storage.span(LONG_STREAM, MIDDLE).last,
         40,
         MIDDLE // 10,
     ),
@@ -272,6 +274,205 @@ def test_what_is_read_under_the_append_lock_is_little(big_log):
     )
     assert len(tail) == 50
     Bounds(400).hold(cost)
+
+
+# --- a log of which most is removed
+
+
+def pages_up_to(query: Query, *, backwards: bool, limit: int = 1) -> Callable[[Any], Any]:
+    """Pages of a walk over all of the log, until there is something in one."""
+
+    def work(storage: Any) -> list[int]:
+        walk = pages.walk(storage, query, 0, removedlog.EVENTS, backwards=backwards)
+        while not (page := walk.next(limit)).count:
+            assert not page.last
+        return [page.count, page.last_position]
+
+    return work
+
+
+def whole_walk(query: Query, *, backwards: bool) -> Callable[[Any], Any]:
+    """How many events there are on a walk over all of the log."""
+
+    def work(storage: Any) -> int:
+        walk = pages.walk(storage, query, 0, removedlog.EVENTS, backwards=backwards)
+        count, page = 0, None
+        while page is None or not page.last:
+            page = walk.next(pages.PAGE_EVENTS)
+            count += page.count
+        return count
+
+    return work
+
+
+def left_of(first: int, **parts: Any) -> Callable[[Any], Any]:
+    """What one look finds, from a position on."""
+    return look(first, removedlog.EVENTS, **parts)
+
+
+# What is done, how many events it may look at while what is removed is not erased, the same once
+# it is, and what comes out.
+REMOVED_CASES: dict[str, tuple[Callable[[Any], Any], int, int, Any]] = {
+    "a type that is removed": (left_of(0, types=[removedlog.GONE]), 600, 10, []),
+    "a type that is removed, backwards": (
+        left_of(0, types=[removedlog.GONE], backwards=True),
+        600,
+        10,
+        [],
+    ),
+    "a tag that is removed": (left_of(0, tags=["gone"]), 600, 10, []),
+    "a category that is removed": (left_of(0, categories=["gone"]), 600, 10, []),
+    # The names of a thousand streams may be looked through.
+    "a prefix that is removed": (left_of(0, stream_prefixes=["gone-"]), 300, 300, []),
+    "a category that is removed, by prefix": (left_of(0, stream_prefixes=["gon"]), 600, 10, []),
+    "a stream that is removed": (left_of(0, streams=[removedlog.GONE_STREAM]), 10, 10, []),
+    "a type and a tag that are removed": (
+        left_of(0, types=[removedlog.GONE], tags=["gone"]),
+        1_000,
+        10,
+        [],
+    ),
+    "a type of which a few are left": (
+        look(0, removedlog.EVENTS, types=[removedlog.RULED], backwards=True, first=removedlog.KEPT),
+        1_000,
+        100,
+        removedlog.RULED_POSITIONS[::-1],
+    ),
+    "a stream of which a few are left": (
+        look(0, removedlog.EVENTS, streams=[removedlog.RULED_STREAM], backwards=True),
+        1_000,
+        100,
+        removedlog.RULED_POSITIONS[::-1],
+    ),
+    "a type that is kept": (
+        look(removedlog.BEFORE, removedlog.EVENTS, types=["Kept"]),
+        300,
+        300,
+        removedlog.BETWEEN,
+    ),
+    "a tag that is kept": (
+        look(removedlog.BEFORE, removedlog.EVENTS, tags=["kept"]),
+        300,
+        300,
+        removedlog.BETWEEN,
+    ),
+    "a stream that is kept": (
+        look(removedlog.BEFORE, removedlog.EVENTS, streams=[removedlog.KEPT_STREAM]),
+        100,
+        100,
+        [],
+    ),
+    "everything, one look": (
+        look(removedlog.LAST - 1, removedlog.EVENTS, first=1),
+        600,
+        600,
+        [removedlog.LAST],
+    ),
+    "the last event, backwards over all that are removed": (
+        pages_up_to(EVERYTHING, backwards=True),
+        20_000,
+        20_000,
+        [1, removedlog.LAST],
+    ),
+    "the last event with a type, backwards over all that are removed": (
+        pages_up_to(Query((item(types=[removedlog.GONE, "Kept"]),)), backwards=True),
+        25_000,
+        100,
+        [1, removedlog.LAST],
+    ),
+    "the last event with a tag, backwards over all that are removed": (
+        pages_up_to(Query((item(tags=[removedlog.SHARED]),)), backwards=True),
+        25_000,
+        100,
+        [1, removedlog.LAST],
+    ),
+    "a page of the log that is removed": (
+        lambda storage: [
+            record
+            for *_, record in storage.records(
+                removedlog.EVENTS - 100, removedlog.EVENTS, backwards=False, max_bytes=MEGABYTE
+            )
+        ],
+        300,
+        300,
+        [None] * 100,
+    ),
+    "a condition on what is removed in the end": (
+        check_condition(removedlog.EVENTS - 200, types=[removedlog.GONE]),
+        600,
+        20,
+        None,
+    ),
+    "what a removed stream is like": (
+        lambda storage: storage.stream(removedlog.GONE_STREAM).next_version,
+        20,
+        20,
+        removedlog.GONE_EVENTS - len(removedlog.BETWEEN) + 1,
+    ),
+    "what a ruled stream is like": (
+        lambda storage: storage.stream(removedlog.RULED_STREAM).first_version,
+        20,
+        20,
+        removedlog.BEFORE // 4 - removedlog.KEPT + 1,
+    ),
+    "the versions of a removed stream": (
+        lambda storage: storage.span(removedlog.GONE_STREAM, removedlog.EVENTS // 2).deleted,
+        60,
+        60,
+        removedlog.GONE_EVENTS - len(removedlog.BETWEEN),
+    ),
+    "news": (lambda storage: len(storage.news(0).changes), 300, 300, 2),
+    "no news": (lambda storage: storage.news(2).changes, 10, 10, []),
+    "rules": (
+        lambda storage: [
+            *storage.moving_rules(
+                [removedlog.GONE_STREAM, removedlog.KEPT_STREAM, removedlog.RULED_STREAM]
+            )
+        ],
+        30,
+        30,
+        [removedlog.RULED_STREAM],
+    ),
+    "what is to be erased": (lambda storage: len(storage.removing(0, 100)), 500, 500, 100),
+}
+
+
+@pytest.mark.parametrize("case", REMOVED_CASES)
+def test_reads_look_at_little_of_what_is_removed(removed_log, is_erased, case):
+    work, while_removed, once_erased, expected = REMOVED_CASES[case]
+    with measured(removed_log._engine) as cost:
+        found = work(removed_log)
+    assert found == expected
+    Bounds(once_erased if is_erased else while_removed).hold(cost)
+
+
+@pytest.mark.parametrize("query", [EVERYTHING, Query((item(tags=[removedlog.SHARED]),))], ids=str)
+def test_few_statements_lead_over_what_is_removed(removed_log, query):
+    """Though only one event is asked for."""
+    with measured(removed_log._engine) as cost:
+        pages_up_to(query, backwards=True)(removed_log)
+    assert cost.statements <= 60
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_walk_over_all_that_is_removed_looks_at_each_event_once(removed_log, backwards):
+    due = removedlog.BEFORE * 3 // 4 + removedlog.KEPT + len(removedlog.BETWEEN)
+    with measured(removed_log._engine) as cost:
+        assert whole_walk(EVERYTHING, backwards=backwards)(removed_log) == due
+    Bounds(3 * removedlog.EVENTS).hold(cost)
+
+
+def test_what_is_read_of_ruled_streams_under_the_append_lock_is_little(removed_log):
+    engine = getattr(removed_log, "_writing", removed_log._engine)
+    streams = [removedlog.GONE_STREAM, removedlog.RULED_STREAM, removedlog.KEPT_STREAM]
+    with measured(engine) as cost, removed_log.write(5) as transaction:
+        state = transaction.state(streams, [make_event().id])
+        stream = transaction.stream(removedlog.GONE_STREAM, 0)
+        tail = transaction.records(removedlog.EVENTS - 50, removedlog.EVENTS, max_bytes=MEGABYTE)
+    assert state.streams[removedlog.GONE_STREAM].version == stream.version == 0
+    assert state.streams[removedlog.RULED_STREAM].rule.max_count == removedlog.KEPT
+    assert [record for *_, record in tail] == [None] * 50
+    Bounds(200).hold(cost)
 
 
 def test_a_scan_of_the_log_would_be_noticed(big_log):
