@@ -26,7 +26,7 @@ from treering_server.storage.migrations import DatabaseUnusable, revisions
 
 RELEASED = Path(__file__).parents[1] / "migrations" / "released"
 GUIDE = "docs/guide/backup-and-restore.md"
-LARGE = 60_000_000
+LARGE = 40_000_000
 """Bytes that take long enough to copy for a signal to come in time."""
 
 
@@ -226,7 +226,7 @@ def test_a_backup_that_is_broken_off(treering: Any, large: Path, number: int, co
 def test_a_backup_that_fails_leaves_nothing_behind(large: Path) -> None:
     """At whichever step."""
     beside = names(large.parent)
-    for steps in (1, 10, 40):
+    for steps in (1, 10, 30):
         count = 0
 
         def fail(done: int, total: int) -> None:
