@@ -122,6 +122,7 @@ class Server:
             head,
             ring_bytes=self._settings.feed_bytes,
             poll_seconds=self._settings.poll_seconds,
+            is_shared=self._database.is_shared,
         )
         self._server = self._make_server()
         self._health = health.aio.HealthServicer()

@@ -28,6 +28,7 @@ from treering_server.core.errors import StorageUnavailable
 from treering_server.core.feed import (
     EVENT_OVERHEAD_BYTES,
     FRESH_SECONDS,
+    SHARED_SECONDS,
     RING_BYTES,
     Feed,
     FellOut,
@@ -352,12 +353,12 @@ async def test_a_batch_is_shared_for_a_moment_only_while_anything_may_get_too_ol
     await publish(feed, storage, *some("a", 2), *some("b", 1))
     with feed.live(EVERYTHING) as live, feed.live(EVERYTHING):
         first = feed.batch(live, 0)
-        await asyncio.sleep(2 * FRESH_SECONDS)
+        await asyncio.sleep(2 * SHARED_SECONDS)
         assert feed.batch(live, 0) is first
         feed.changed(*keep(storage, "a", max_age=10**12))
         ruled = feed.batch(live, 0)
         assert ruled is not first
-        await asyncio.sleep(2 * FRESH_SECONDS)
+        await asyncio.sleep(2 * SHARED_SECONDS)
         assert feed.batch(live, 0) is not ruled
         assert feed.batch(live, 0) == ruled == first
 

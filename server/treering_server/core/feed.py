@@ -42,8 +42,11 @@ FETCHED_EVENTS = 4_000
 FETCHED_BYTES = 4 * 1024 * 1024
 PUSHED_EVENTS = 256
 """Events taken in at a time: half a millisecond of the loop."""
-FRESH_SECONDS = 0.02
-"""For so long after a look at the database nobody asks whether something was removed."""
+FRESH_SECONDS = 0.004
+"""For so long after a look at the database nobody asks whether something was removed: less
+than it takes to remove something and hear that it is done."""
+SHARED_SECONDS = 0.02
+"""For so long a batch is shared that may hold what grows too old."""
 ANY_EVENT: Term = ("any", "")
 
 
@@ -70,6 +73,8 @@ class _Look:
     events: list[tuple[int, bytes | None, Recorded | None]]
     rules: dict[str, Rule]
     news: LogNews
+    news_at: float
+    """When they were asked for, on the monotonic clock."""
     incarnations: Sequence[Incarnation]
     """If the log has another id than it had."""
 
@@ -117,12 +122,19 @@ class Feed:
     """The live end of the log."""
 
     def __init__(
-        self, storage: Storage, head: Head, *, ring_bytes: int, poll_seconds: float
+        self,
+        storage: Storage,
+        head: Head,
+        *,
+        ring_bytes: int,
+        poll_seconds: float,
+        is_shared: bool = True,
     ) -> None:
-        """Begins at a head, with an empty ring."""
+        """Begins at a head, with an empty ring. `is_shared`: other servers may change the log."""
         self._storage = storage
         self._ring_bytes = ring_bytes
         self._poll_seconds = poll_seconds
+        self._is_shared = is_shared
         self.log_id = head.log_id
         """Of the incarnation that all that is held here belongs to."""
         self._generation = head.generation
@@ -171,8 +183,9 @@ class Feed:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the database was looked at just now."""
-        return time.monotonic() < self._fresh_until
+        """Whether nothing was removed that this feed does not know of: the database was looked
+        at just now, or nobody else changes it."""
+        return not self._is_shared or time.monotonic() < self._fresh_until
 
     def published(self, committed: Committed) -> None:
         """Takes what this server's writer committed."""
@@ -281,7 +294,7 @@ class Feed:
         batch = Batch(join(records), position, last if records else 0)
         if live.holders > 1:
             # What is removed by its age is so at a time.
-            until = time.monotonic() + FRESH_SECONDS if self._tail.has_rules else float("inf")
+            until = time.monotonic() + SHARED_SECONDS if self._tail.has_rules else float("inf")
             live.last = (after, self.head, until, batch)
         return batch
 
@@ -302,13 +315,17 @@ class Feed:
     async def _catch_up(self) -> None:
         """Fetches what other servers did."""
         while True:
-            began = time.monotonic()
             look = await asyncio.to_thread(self._look, self.head, self._generation, self.log_id)
             if look.incarnations:
                 self._begin_incarnation(look.news, look.incarnations)
                 continue
+            # First, so that nobody is handed what they removed.
+            for change in look.news.changes:
+                self.changed(change, look.news.until)
+            self._generation = look.news.generation
             if look.events:
                 self._set_rules(look.rules, look.events[-1][0], look.news.generation)
+            self._fresh_until = look.news_at + FRESH_SECONDS
             for start in range(0, len(look.events), PUSHED_EVENTS):
                 some = look.events[start : start + PUSHED_EVENTS]
                 # Meanwhile the writer may have handed in some of them.
@@ -316,11 +333,7 @@ class Feed:
                 if new:
                     self._push(new)
                 await asyncio.sleep(0)
-            for change in look.news.changes:
-                self.changed(change, look.news.until)
-            self._generation = look.news.generation
             if not look.events and not look.news.changes:
-                self._fresh_until = began + FRESH_SECONDS
                 return
 
     def _look(self, after: int, generation: int, log_id: UUID) -> _Look:
@@ -331,13 +344,14 @@ class Feed:
             (position, record, None if record is None else parse(record))
             for position, _, record in rows
         ]
+        news_at = time.monotonic()
         news = self._storage.news(generation)
         rules: dict[str, Rule] = {}
         if events and news.generation:
             streams = {event.terms.stream for _, _, event in events if event is not None}
             rules = self._storage.moving_rules(streams)
         incarnations = [] if news.log_id == log_id else self._storage.incarnations()
-        return _Look(events, rules, news, incarnations)
+        return _Look(events, rules, news, news_at, incarnations)
 
     def _begin_incarnation(self, news: LogNews, incarnations: Sequence[Incarnation]) -> None:
         """Goes on at the fork with nothing in memory, and wakes all who wait."""

@@ -14,6 +14,7 @@ from treering_server.core.errors import (
     InvalidRequest,
     NotFound,
     OutcomeUnknown,
+    Overloaded,
     StorageUnavailable,
     StreamDeleted,
     VersionConflict,
@@ -35,6 +36,8 @@ LOCK_SECONDS = 5.0
 PATIENCE_SECONDS = 5.0
 """How long a change is tried again while the database is away."""
 PAUSE_SECONDS = 0.1
+MOST_WAITING = 1_000
+"""Changes that wait for their turn; more are refused."""
 
 Verdict: TypeAlias = tuple[Stream, int | None]
 """What the stream is like then, and the version up to which it is removed for good; None: nothing
@@ -114,6 +117,9 @@ class StreamChanges:
         """
         self._storage = storage
         self._changed = changed
+        # All take one lock anyway, and must not keep reads from the threads.
+        self._turn = asyncio.Semaphore(1)
+        self._waiting = 0
 
     async def update(self, asked: UpdateStream) -> Stream:
         """Sets a stream's retention.
@@ -132,7 +138,14 @@ class StreamChanges:
         return await self._change(asked.stream, lambda before: delete(before, asked))
 
     async def _change(self, stream: str, decide: Callable[[Stream | None], Verdict]) -> Stream:
-        after, change, head = await asyncio.to_thread(self._record, stream, decide)
+        if self._waiting >= MOST_WAITING:
+            raise Overloaded("too many changes of streams wait")
+        self._waiting += 1
+        try:
+            async with self._turn:
+                after, change, head = await asyncio.to_thread(self._record, stream, decide)
+        finally:
+            self._waiting -= 1
         if change is not None:
             self._changed(change, head)
         return after
