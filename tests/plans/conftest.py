@@ -79,6 +79,27 @@ def big_log(request: pytest.FixtureRequest, store: str) -> Iterator[Storage]:
         yield storage
 
 
+@pytest.fixture(scope="session")
+def removed_url(postgres: Postgres) -> Iterator[str]:
+    """Never analyzed, as above."""
+    url = postgres.create_database()
+    load_unnoticed(url, removedlog.load)
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def erased_url(postgres: Postgres, removed_url: str) -> Iterator[str]:
+    url = postgres.create_database(template=database_name(removed_url))
+    with opened(url) as storage:
+        erase(storage)
+    # Rows as they were before they were erased would be passed over, once.
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM")
+    yield url
+    postgres.drop_database(url)
+
+
 @pytest.fixture(scope="session", params=["removed", "erased"])
 def is_erased(request: pytest.FixtureRequest) -> bool:
     """Whether what is removed of the log is erased as well."""
@@ -94,23 +115,20 @@ def removed_log(
 ) -> Iterator[Storage]:
     """A storage with the log of `removedlog.py`."""
     if store == "sqlite":
-        url = sqlite_url(tmp_path_factory.mktemp("removed"))
-        with opened(url) as storage:
+        with opened(sqlite_url(tmp_path_factory.mktemp("removed"))) as storage:
             removedlog.load(storage)
-    else:
-        postgres: Postgres = request.getfixturevalue("postgres")
-        url = postgres.create_database()
-        load_unnoticed(url, removedlog.load)
-    if is_erased:
+            if is_erased:
+                erase(storage)
+            yield storage
+        return
+    url: str = request.getfixturevalue("erased_url" if is_erased else "removed_url")
+    if store == "postgresql, never analyzed":
         with opened(url) as storage:
-            erase(storage)
-    if store == "postgresql, analyzed":
-        analyze(url)
-    elif store != "sqlite":
-        # Rows as they were before they were erased would be passed over, once.
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("VACUUM")
+            yield storage
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    url = postgres.create_database(template=database_name(url))
+    analyze(url)
     with opened(url) as storage:
         yield storage
-    if store != "sqlite":
-        postgres.drop_database(url)
+    postgres.drop_database(url)
