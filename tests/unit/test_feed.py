@@ -28,8 +28,8 @@ from treering_server.core.errors import StorageUnavailable
 from treering_server.core.feed import (
     EVENT_OVERHEAD_BYTES,
     FRESH_SECONDS,
-    SHARED_SECONDS,
     RING_BYTES,
+    SHARED_SECONDS,
     Feed,
     FellOut,
 )
