@@ -20,7 +20,7 @@ DEV := $(VENV)/.dev
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check check-format check-lint check-types check-imports check-protos \
-	check-generated protos released format lock faults soak bench client-go clean
+	check-generated protos released format lock faults soak breakages bench client-go clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -92,9 +92,13 @@ faults: $(DEV) ## Lets everything break for long, seeds by FAULT_SEEDS=1,2,3; AR
 	FAULT_SECONDS=$${FAULT_SECONDS:-120} FAULT_SEEDS=$${FAULT_SEEDS:-1,2,3} \
 		$(BIN)/python -m pytest -s tests/faults $(ARGS)
 
+TRY := GRPC_ENABLE_FORK_SUPPORT=0 PYTHONPATH=tests:tests/contract:tests/faults $(BIN)/python
+
 soak: $(DEV) ## Lets everything break, a trial a minute with a new seed: make soak MINUTES=60
-	GRPC_ENABLE_FORK_SUPPORT=0 PYTHONPATH=tests:tests/contract:tests/faults \
-		$(BIN)/python tests/faults/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+	$(TRY) tests/faults/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
+breakages: $(DEV) ## Breaks the server on purpose, and tells which validator notices
+	$(TRY) tests/faults/breakages.py $(ARGS)
 
 bench: $(DEV) ## Measures; ARGS go to the measuring program
 	$(BIN)/python -m benchmarks $(ARGS)

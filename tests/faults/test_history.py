@@ -38,5 +38,4 @@ async def test_every_promise_holds_while_things_break(request, kind, servers, se
     assert verdict.faults.total() >= SECONDS / 3, str(verdict)
     assert verdict.calls["done"] >= 5 * SECONDS, str(verdict)
     assert verdict.calls["refused"] > 0, str(verdict)
-    assert verdict.calls["unknown"] > 0, str(verdict)
     sys.stdout.write(f"{verdict}\n")

@@ -5,6 +5,7 @@ kept in a folder. `soak.py` makes trials from the command line."""
 import asyncio
 import os
 import random
+import signal
 import sqlite3
 import tempfile
 import time
@@ -21,7 +22,7 @@ from uuid import UUID
 import psycopg
 
 from checks import PROMISES, BrokenPromise
-from databases import PostgresServer, free_port, sqlite_url, url_at
+from databases import START_SECONDS, PostgresServer, free_port, sqlite_url, url_at
 from history import Calling, Peer, World, logged
 from proxy import Proxy
 from records import History, Logged, keep_log
@@ -36,7 +37,7 @@ Kind = Literal["sqlite", "postgresql"]
 KEPT = Path("build") / "faults"
 """Where that of a guilty trial is kept, unless said otherwise."""
 
-SMALL_FEED = 65_536
+FEEDS = (3_000, 10_000, 60_000)
 """So small a ring that subscribers fall out of it, and cross the seam again and again."""
 
 
@@ -110,12 +111,12 @@ class Site:
         """Whether the process lives."""
         return self.process is not None and self.process.is_running
 
-    def start(self, **settings: Any) -> None:
+    def start(self, feed_bytes: int = FEEDS[0], **settings: Any) -> None:
         """Starts it, and waits until it listens or is dead."""
         self.process = ServerProcess(
             self._url,
             listen=f"127.0.0.1:{self._port}",
-            feed_bytes=SMALL_FEED,
+            feed_bytes=feed_bytes,
             log_format="json",
             **settings,
         )
@@ -196,14 +197,17 @@ class Trial:
     async def _break(self, calling: Calling, verdict: Verdict) -> None:
         ends = time.monotonic() + self.plan.seconds
         faults = self._faults()
+        deck: list[Callable[[], Awaitable[None]]] = []
         while time.monotonic() < ends:
-            await asyncio.sleep(self.rng.random())
+            await asyncio.sleep(self.rng.random() * 0.6)
             calling.check()
             for site in self.sites:
                 if not site.is_running:
                     verdict.faults["fail point"] += 1
                     await self._restart(site)
-            fault = self.rng.choice(faults)
+            # Each has its turn before any comes again.
+            deck = deck or self.rng.sample(faults, len(faults))
+            fault = deck.pop()
             name = fault.__name__.strip("_").replace("_", " ")
             self.world.history.faults.append((time.monotonic(), name))
             verdict.faults[name] += 1
@@ -240,6 +244,7 @@ class Trial:
                 self._cut_from_database,
                 self._lose_answers_of_database,
                 self._restart_database,
+                self._crash_a_backend,
             ]
         return faults
 
@@ -251,9 +256,9 @@ class Trial:
         """Starts a server again, perhaps such that it dies, or freezes, at a step of an append."""
         await asyncio.to_thread(site.kill)
         step, number = self.rng.choice(STEPS), self.rng.randrange(1, 60)
-        signal = self.rng.choice(["SIGKILL", "SIGKILL", "SIGSTOP"])
-        settings = {"fail_point": f"{step}:{number}:{signal}"} if self.rng.random() < 0.6 else {}
-        await asyncio.to_thread(site.start, **settings)
+        fate = self.rng.choice(["SIGKILL", "SIGKILL", "SIGSTOP"])
+        settings = {"fail_point": f"{step}:{number}:{fate}"} if self.rng.random() < 0.6 else {}
+        await asyncio.to_thread(site.start, self.rng.choice(FEEDS), **settings)
 
     async def _kill(self) -> None:
         await self._restart(self._site)
@@ -263,7 +268,7 @@ class Trial:
         site = self._site
         if site.process is not None and site.is_running:
             site.process.pause()
-            await asyncio.sleep(self.rng.choice([0.1, 0.5, 0.5, 3.0]))
+            await asyncio.sleep(self.rng.choice([0.1, 0.3, 0.5, 0.5, 3.0]))
         for each in self.sites:
             if each.process is not None and each.is_running:
                 each.process.resume()
@@ -278,7 +283,11 @@ class Trial:
         await self._lose_answers(self._site.to_clients)
 
     async def _freeze_connections_of_clients(self) -> None:
-        self._site.to_clients.freeze()
+        site = self._site
+        site.to_clients.freeze()
+        # By now a caller with keepalive would have given it up.
+        await asyncio.sleep(self.rng.random() * 2)
+        site.to_clients.cut()
 
     async def _lose_answers(self, proxy: Proxy) -> None:
         proxy.hold_answers()
@@ -312,6 +321,10 @@ class Trial:
             await asyncio.to_thread(self._postgres.kill)
             await asyncio.to_thread(self._postgres.start)
 
+    async def _crash_a_backend(self) -> None:
+        """PostgreSQL then ends all others, and recovers."""
+        await asyncio.to_thread(crash_backend, self.url)
+
 
 ANY_BACKEND = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -325,9 +338,36 @@ WHERE locktype = 'advisory' AND granted AND datname = current_database()
 """
 
 
+BACKENDS = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'treering' ORDER BY random() LIMIT 1
+"""
+
+
+def connected(url: str) -> "psycopg.Connection[Any]":
+    """A connection of our own, once the database takes one again."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return psycopg.connect(url, autocommit=True)
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def crash_backend(url: str) -> None:
+    """Kills the process behind one connection of a server's."""
+    with connected(url) as connection:
+        found = connection.execute(BACKENDS).fetchone()
+    if found is not None:
+        with suppress(ProcessLookupError):
+            os.kill(found[0], signal.SIGKILL)
+
+
 def execute(url: str, statement: str) -> None:
     """Runs a statement in a database."""
-    with psycopg.connect(url, autocommit=True) as connection:
+    with connected(url) as connection:
         connection.execute(statement.encode())
 
 
@@ -345,7 +385,7 @@ def log_of(url: str) -> list[Logged]:
             assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         file.close()
     else:
-        with psycopg.connect(url) as connection:
+        with connected(url) as connection:
             rows = connection.execute(ROWS.encode()).fetchall()
     return [row_of(*row) for row in rows]
 

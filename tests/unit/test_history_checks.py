@@ -170,6 +170,10 @@ def test_what_is_unknown_may_be_there_or_not():
     check_history(*unknown_only(LOST.events, LOST))
 
 
+def test_one_that_may_have_been_refused_unheard_was_not_overtaken():
+    check_history(*unknown_only(UNWRITTEN.events, STALE, UNWRITTEN, series="s"))
+
+
 BROKEN = {
     "an acknowledged event is lost": ("durable", (history(), LOG[:-1])),
     "an acknowledged event is elsewhere": ("durable", with_attempt(5, first=4, last=4)),
@@ -272,7 +276,7 @@ BROKEN = {
     ),
     "recorded when the one before was not": (
         "ordered",
-        unknown_only(CHAIN_2.events, CHAIN_1, CHAIN_2, series="s"),
+        unknown_only(CHAIN_2.events, UNWRITTEN, CHAIN_2, series="s"),
     ),
     "a hole at the seam": ("delivered", with_items(0, *at(1, 2, 3), 3, *at(5, 6, 7, 9))),
     "the start is missing": ("delivered", with_items(0, *at(2, 3, 4))),
@@ -301,6 +305,10 @@ BROKEN = {
     ),
     "a repeat that was told to be new": ("idempotent", with_attempt(13, duplicate=False)),
     "a first time that was told to be a repeat": ("idempotent", with_attempt(1, duplicate=True)),
+    "a repeat of what was told not to be written": (
+        "idempotent",
+        with_attempt(2, outcome="unwritten", reason="STORAGE_UNAVAILABLE"),
+    ),
     "a repeat that was refused": (
         "idempotent",
         with_more(attempt(OPENED, 16, "refused", reason="VERSION_CONFLICT", stream="a", actual=2)),
