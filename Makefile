@@ -24,7 +24,7 @@ DEV := $(VENV)/.dev
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
-		awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
+		awk -F ':.*## ' '{ printf "  make %-17s %s\n", $$1, $$2 }'
 
 run: $(SERVER) ## Serves on embedded SQLite; ARGS="--listen ..." and TREERING_* are passed on
 	$(BIN)/treering serve $(ARGS)
@@ -103,15 +103,17 @@ breakages: $(DEV) ## Breaks the server on purpose, and tells which validator not
 bench: $(DEV) ## Measures; ARGS go to the measuring program
 	$(BIN)/python -m benchmarks $(ARGS)
 
-client-go: ## Makes the Go stubs, builds and tests the example in client/go
+client-go: ## Makes the stubs of Go, builds and tests its example
+client-typescript: ## Makes the stubs of TypeScript, builds and tests its example
 
 # An example is tested on both databases, and with all languages whose tools are there.
-client-go: client-%: $(DEV)
+client-go client-typescript: client-%: $(DEV)
 	TREERING_REQUIRE_LANGUAGES=$* $(BIN)/python -m pytest -s tests/languages -k $* $(ARGS)
 
 clean: ## Removes all that was made here; databases stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	rm -rf client/*/.cache client/*/bin client/go/treering/v1
+	rm -rf client/*/.cache client/*/bin client/go/treering/v1 \
+		client/typescript/dist client/typescript/node_modules client/typescript/src/gen
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):

@@ -81,8 +81,7 @@ class Python(Language):
         pass
 
 
-GO = Language("go")
-EXAMPLES = [GO]
+EXAMPLES = [Language("go"), Language("typescript")]
 """Those with an example."""
 LANGUAGES = [Python("python"), *EXAMPLES]
 """Those that take part in the conformance cases."""

@@ -29,9 +29,7 @@ ELSEWHERE = {"console", "python", "text", "sh"}
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_snippets_are_in_the_examples(page: Path) -> None:
-    snippets = list(SNIPPET.finditer(page.read_text("utf-8")))
-    assert snippets
-    for snippet in snippets:
+    for snippet in SNIPPET.finditer(page.read_text("utf-8")):
         if snippet["language"] in ELSEWHERE:
             continue
         code = snippet["code"]
