@@ -408,38 +408,44 @@ def check_history_removed(history: History, log: Sequence[Logged]) -> None:
     changes: dict[str, list[Change]] = defaultdict(list)
     for change in history.changes:
         changes[change.stream].append(change)
-    by_id = {event.id: event for event in log}
     for read in history.reads:
-        shown = [event for event in read.events if event.stream in changes]
-        for event in shown:
-            floor = _floor(changes[event.stream], before=read.start)
-            if event.version <= floor:
-                raise BrokenPromise(
-                    f"version {event.version} of {event.stream!r} was read after those up to "
-                    f"{floor} were removed"
-                )
-        if read.matching is None or read.limit:
-            continue
-        for stream in read.matching.streams:
-            if stream not in changes:
-                continue
-            floor = _possible_floor(changes[stream], read.end)
-            kept = [
-                event.id
-                for event in log
-                if event.stream == stream
-                and event.version > floor
-                and read.after < event.position <= read.head
-            ]
-            missing = set(kept) - {event.id for event in shown}
-            if missing:
-                event = by_id[min(missing, key=lambda id: by_id[id].position)]
-                raise BrokenPromise(f"version {event.version} of {stream!r} was not removed")
+        _check_none_removed(read.events, changes, read.start, f"a read of {read.caller}")
+        if read.matching is not None and not read.limit:
+            for stream in changes.keys() & set(read.matching.streams):
+                _check_all_kept(read, stream, changes[stream], log)
+    for subscription in history.subscriptions:
+        events = [item for item in subscription.items if isinstance(item, Logged)]
+        name = f"a subscription of {subscription.caller}"
+        _check_none_removed(events, changes, subscription.start, name)
     for event in log:
-        if event.erased and event.version > max(
-            (change.floor for change in changes.get(event.stream, ())), default=0
-        ):
+        floors = (change.floor for change in changes.get(event.stream, ()))
+        if event.erased and event.version > max(floors, default=0):
             raise BrokenPromise(f"position {event.position} was erased by nobody's will")
+
+
+def _check_none_removed(
+    shown: Iterable[Logged], changes: Mapping[str, Sequence[Change]], start: float, name: str
+) -> None:
+    for event in shown:
+        floor = _floor(changes.get(event.stream, ()), before=start)
+        if 0 < event.version <= floor:
+            raise BrokenPromise(
+                f"{name} yielded version {event.version} of {event.stream!r}; it had begun after "
+                f"those up to {floor} were removed"
+            )
+
+
+def _check_all_kept(
+    read: Read, stream: str, changes: Sequence[Change], log: Sequence[Logged]
+) -> None:
+    floor = _possible_floor(changes, read.end)
+    shown = {event.position for event in read.events}
+    for event in log[read.after : read.head]:
+        if event.stream == stream and event.version > floor and event.position not in shown:
+            raise BrokenPromise(
+                f"a read of {read.caller} lacks version {event.version} of {stream!r}; at most "
+                f"those up to {floor} were removed"
+            )
 
 
 PROMISES: dict[str, Callable[[History, Sequence[Logged]], None]] = {

@@ -500,50 +500,86 @@ class Remover(Caller):
     """Has a stream of its own, of which it removes what it wrote."""
 
     PREFIX = "fleeting-"
-    version, last_version, floor = 0, 0, 0
+    generation = 0
+    version, last_version, floor, max_count = 0, 0, 0, 0
+
+    @property
+    def stream(self) -> str:
+        """The stream of now."""
+        return f"{self.PREFIX}{self.name}-{self.generation}"
 
     async def step(self) -> None:
         """An append, a removal, or a read of what must be left."""
-        stream = f"{self.PREFIX}{self.name}"
         choice = self.rng.random()
         if choice < 0.5:
-            events = tuple(self.sent(stream) for _ in range(self.rng.choice([1, 2, 5])))
-            attempt = await self.settle(Append(events, ((stream, self.version),)))
-            assert attempt.outcome == "done", f"{self.name} alone writes there: {attempt}"
-            self.version = self.last_version = self.last_version + len(events)
-            assert attempt.versions == ((stream, self.version),)
+            await self._append()
         elif choice < 0.6 and self.version:
-            delete = DeleteStreamRequest(stream=stream, expected_version=self.version)
-            await self._change(stream, self.version, "DeleteStream", delete)
-            self.version = 0
-        elif choice < 0.75 and self.version > self.floor:
+            delete = DeleteStreamRequest(stream=self.stream, expected_version=self.version)
+            await self._change(self.version, "DeleteStream", delete)
+            self.version = self.max_count = 0
+        elif choice < 0.7 and self.version > self.floor:
             floor = self.rng.randrange(self.floor, self.version)
             kept = Retention(truncate_before=floor + 1)
-            update = UpdateStreamRequest(stream=stream, retention=kept)
-            await self._change(stream, floor, "UpdateStream", update)
+            update = UpdateStreamRequest(stream=self.stream, retention=kept)
+            await self._change(floor, "UpdateStream", update)
+            self.max_count = 0
+        elif choice < 0.8 and self.version:
+            await self._bound()
         else:
-            await self.read(Matching(streams=(stream,)))
+            await self.read(Matching(streams=(self.stream,)))
 
-    async def _change(self, stream: str, floor: int, method: str, request: Any) -> None:
+    async def _append(self) -> None:
+        events = tuple(self.sent(self.stream) for _ in range(self.rng.choice([1, 2, 5])))
+        start = time.monotonic()
+        attempt = await self.settle(Append(events, ((self.stream, self.version),)))
+        assert attempt.outcome == "done", f"{self.name} alone writes there: {attempt}"
+        self.version = self.last_version = self.last_version + len(events)
+        assert attempt.versions == ((self.stream, self.version),)
+        if self.max_count:
+            self.floor = max(self.floor, self.version - self.max_count)
+            self._note(start, self.floor, "done")
+
+    async def _bound(self) -> None:
+        """Keeps so many events from now on."""
+        max_count = self.rng.randrange(1, 8)
+        floor = max(self.floor, self.version - max_count)
+        kept = Retention(max_count=max_count)
+        update = UpdateStreamRequest(stream=self.stream, retention=kept)
+        if await self._change(floor, "UpdateStream", update):
+            self.max_count = max_count
+        else:
+            # A first try may come into force at any time, so that nobody knows what is kept.
+            self.generation += 1
+            self.version = self.last_version = self.floor = self.max_count = 0
+
+    async def _change(self, floor: int, method: str, request: Any) -> bool:
+        """Settles a removal; whether the first try did."""
         given_up = time.monotonic() + CALL_SECONDS + SETTLE_SECONDS
-        outcome: Outcome = "unknown"
-        while outcome != "done":
+        tries = 0
+        while True:
+            tries += 1
             assert time.monotonic() < given_up, f"{self.name} can't settle"
             call = getattr(self.peer.streams, method)
             start = time.monotonic()
-            outcome = "unknown"
+            outcome: Outcome = "unknown"
             try:
                 info = (await call(request, timeout=CALL_SECONDS)).stream
                 outcome = "done"
             except grpc.RpcError as error:
                 reason, _ = why(error)
                 assert reason in PASSING, f"{self.name} could not {method}: {reason} {error}"
-                await asyncio.sleep(self.rng.random() * RETRY_SECONDS)
             finally:
-                change = Change(start, time.monotonic(), stream, floor, outcome, self.name)
-                self.world.history.changes.append(change)
+                self._note(start, floor, outcome)
+            if outcome == "done":
+                break
+            await asyncio.sleep(self.rng.random() * RETRY_SECONDS)
         assert info.next_version == self.last_version + 1
         self.floor = floor
+        return tries == 1
+
+    def _note(self, start: float, floor: int, outcome: Outcome) -> None:
+        change = Change(start, time.monotonic(), self.stream, floor, outcome, self.name)
+        self.world.history.changes.append(change)
 
 
 class Subscriber(Caller):

@@ -76,7 +76,8 @@ class Verdict:
         calls = ", ".join(f"{count} {name}" for name, count in sorted(self.calls.items()))
         broken = "; ".join(f"BROKEN {name}: {how}" for name, how in self.broken.items())
         return (
-            f"{self.plan.name}: {self.events} events in {self.seconds:.0f} s; appends and others: "
+            f"{self.plan.name}: {self.events} events in {self.seconds:.0f} s "
+            f"({self.events / max(self.seconds, 1):.0f}/s); appends and others: "
             f"{calls}; faults: {faults}; {broken or 'every promise kept'}"
             + (f"; see {self.folder}" if self.folder else "")
         )

@@ -327,6 +327,10 @@ BROKEN = {
         with_attempt(7, outcome="done", first=1, last=1, versions=(("a", 1),), duplicate=True),
     ),
     "a removed event is read": ("removed", with_read(5, events=(HIDDEN, *at(9)))),
+    "a removed event is sent": (
+        "removed",
+        (history(subscriptions=[Subscription(14, 20, ALL, after=7, items=(HIDDEN,))]), LOG),
+    ),
     "an event that nobody removed is not read": ("removed", with_read(5, events=())),
     "an event that nobody removed is erased": (
         "removed",
