@@ -36,6 +36,7 @@ _DIFFERS = (
         "<time>",
     ),
     (re.compile(r"127\.0\.0\.1:\d+"), "<address>"),
+    (re.compile(r"\(pid \d+\)"), "(pid <number>)"),
     (re.compile(r"SQLite \d+\.\d+\.\d+"), "SQLite <version>"),
 )
 

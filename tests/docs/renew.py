@@ -31,7 +31,7 @@ def renew(page: Path) -> int:
                 page,
                 work,
                 lambda shown: None if shown.agrees else wrong.append(shown),
-                address=server.address,
+                server=server,
             )
     lines = page.read_text(encoding="utf-8").split("\n")
     for shown in reversed(wrong):

@@ -22,7 +22,7 @@ class ServerThread:
 
     def __init__(self, directory: Path, listen: str = "127.0.0.1:0") -> None:
         self.address = ""
-        self._url = sqlite_url(directory)
+        self.directory = directory
         self._listen = listen
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
@@ -46,7 +46,7 @@ class ServerThread:
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         try:
-            async with InProcessServer(self._url, listen=self._listen) as server:
+            async with InProcessServer(sqlite_url(self.directory), listen=self._listen) as server:
                 self.address = server.address
                 self._ready.set()
                 await self._ended.wait()
@@ -72,9 +72,12 @@ class Shown:
 class PageRun:
     """Runs one page, block after block."""
 
-    def __init__(self, page: str, address: str, directory: Path) -> None:
+    def __init__(
+        self, page: str, address: str, directory: Path, server_directory: Path | None = None
+    ) -> None:
         self._page = page
         self._address = address
+        self._server_directory = server_directory or directory
         self._directory = directory
         self._namespace: dict[str, Any] = {"__name__": "page"}
         self._code = 0
@@ -90,7 +93,8 @@ class PageRun:
             self._code, shown = terminal.run(
                 f"(exit {self._code})\n{text}",
                 directory=self._directory,
-                environment=terminal.environment(self._address),
+                environment=terminal.environment(self._address)
+                | {"TREERING_DATABASE_URL": sqlite_url(self._server_directory)},
             )
             shown = self._as_said(terminal.screen(shown))
             first = command.first + len(command.text.split("\n"))
@@ -121,14 +125,20 @@ class PageRun:
 
     def _as_said(self, text: str) -> str:
         """With the names that the page has for what is ours."""
-        return text.replace(self._address, ADDRESS).replace(str(self._directory), "/srv/demo")
+        for ours, said in (
+            (self._address, ADDRESS),
+            (str(self._directory), "/srv/demo"),
+            (str(self._server_directory), "/var/lib/treering"),
+        ):
+            text = text.replace(ours, said)
+        return text
 
 
 def run_page(
-    page: Path, directory: Path, on_shown: Callable[[Shown], None], *, address: str
+    page: Path, directory: Path, on_shown: Callable[[Shown], None], *, server: ServerThread
 ) -> None:
     """Runs all of a page."""
-    run = PageRun(pages.name_of(page), address, directory)
+    run = PageRun(pages.name_of(page), server.address, directory, server.directory)
     for block in pages.runnable(page.read_text(encoding="utf-8").split("\n")):
         for shown in run.run(block):
             on_shown(shown)

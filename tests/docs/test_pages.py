@@ -24,6 +24,6 @@ def test_what_a_page_shows_is_what_comes_of_it(page: Path, tmp_path: Path) -> No
     (tmp_path / "server").mkdir()
     (tmp_path / "work").mkdir()
     with running.ServerThread(tmp_path / "server") as server:
-        running.run_page(page, tmp_path / "work", compare, address=server.address)
+        running.run_page(page, tmp_path / "work", compare, server=server)
 
     assert not wrong, "\n\n".join(wrong)

@@ -132,14 +132,21 @@ def _restore(file: Path, json: bool, **given: Any) -> None:
 
     with _on_the_log(), output.copying("restore") as on_progress:
         restored = restore(_settings(given).database_url, file, on_progress)
+    as_json = output.wants_json(json)
     facts = {
-        "restored": str(restored.path),
-        "kept": restored.kept and str(restored.kept),
+        "restored": str(restored.path if as_json else _shortened(restored.path)),
+        "kept": restored.kept and str(restored.kept if as_json else _shortened(restored.kept)),
         "log_id_before": str(restored.log_id_before),
         "log_id": str(restored.log_id),
         "last_common_position": restored.head,
     }
-    output.print_facts(facts, as_json=output.wants_json(json))
+    output.print_facts(facts, as_json=as_json)
+
+
+def _shortened(path: Path) -> Path:
+    """As seen from here, if it is below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _fork(json: bool, **given: Any) -> None:
