@@ -6,7 +6,7 @@ from treering_server.core.storage import Storage
 
 EVENTS = 60_000
 MIDDLE = EVENTS // 2
-BATCH = 3_000
+BATCH = 1_000
 """Little enough for the append lock to be held no longer than it may, on a slow machine."""
 
 LONG_STREAM = "order-hot"

@@ -28,7 +28,7 @@ that grows old; what follows is gone, but for one event in a thousand, and none 
 EVERY = 1_000
 END = 5_000
 EVENTS = BEFORE + GONE_EVENTS
-BATCH = 3_000
+BATCH = 1_000
 
 
 def is_kept_between(position: int) -> bool:
