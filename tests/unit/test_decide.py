@@ -28,14 +28,19 @@ from treering_server.core.model import (
     StreamAppend,
     StreamVersion,
 )
-from treering_server.core.query import EVERYTHING, Query, QueryItem, events_of_stream
-from treering_server.core.record import EnvelopeEncoder, parse
+from treering_server.core.query import EVERYTHING, Query, QueryItem, Terms, events_of_stream
+from treering_server.core.record import EnvelopeEncoder, Recorded, parse
 from treering_server.core.removal import Rule
 from treering_server.core.storage import Incarnation, LockedState, RecordedId, StreamState
 from treering_server.core.tail import Tail
 
 OLD_LOG, LOG = uuid4(), uuid4()
 INCARNATIONS = [Incarnation(OLD_LOG, 1), Incarnation(LOG, 4)]
+
+
+def met(position):
+    """An event of no stream that a condition met."""
+    return Recorded(uuid4(), Terms("", "A", frozenset()), position, 0, 0)
 
 
 class Log:
@@ -198,7 +203,7 @@ def test_a_check_on_a_permanently_deleted_stream_is_made_against_version_0():
 def test_what_was_found_before_the_lock_decides():
     log = Log(head=10)
     append = append_all(to_stream("a"), conditions=[fail_if(), fail_if(after=3)])
-    refusal = log.refuse(append, ConditionFailed, [Looked(to=10), Looked(to=10, match=7)])
+    refusal = log.refuse(append, ConditionFailed, [Looked(to=10), Looked(to=10, match=met(7))])
     assert (refusal.position, refusal.condition_index) == (7, 1)
     costly = [Looked(to=10), Looked(to=5, too_costly=True)]
     assert log.refuse(append, ConditionTooCostly, costly).condition_index == 1
@@ -298,7 +303,7 @@ def test_a_condition_does_not_meet_what_is_too_old_by_the_time_of_the_append():
 def test_what_was_found_before_the_lock_decides_though_it_may_be_removed_by_now():
     log = Log({"a": StreamState(5, 5, rule=Rule(4, max_count=1))}, head=5)
     append = append_all(to_stream("b"), conditions=[fail_if()])
-    assert log.refuse(append, ConditionFailed, [Looked(to=5, match=1)]).position == 1
+    assert log.refuse(append, ConditionFailed, [Looked(to=5, match=met(1))]).position == 1
 
 
 def test_what_is_told_of_rules_after_a_batch():
@@ -317,7 +322,7 @@ def test_what_is_told_of_rules_after_a_batch():
     for stream in ("count", "age", "floor", "plain", "new", ""):
         log.record((stream, make_event()))
     log.append(append_all(check_only("untouched", 1), to_stream("new")))
-    assert log.state.moving_rules() == {"count": count, "age": age}
+    assert log.state.moving_rules() == {"count": (count, 5), "age": (age, 2)}
 
 
 # --- which refusal comes first
@@ -370,7 +375,7 @@ def test_the_order_of_refusals():
 def test_of_one_condition_the_position_comes_before_the_match():
     log = Log(head=3)
     append = append_all(to_stream("a"), conditions=[fail_if(after=9)])
-    log.refuse(append, PositionAheadOfLog, [Looked(to=9, match=2)])
+    log.refuse(append, PositionAheadOfLog, [Looked(to=9, match=met(2))])
 
 
 def test_a_repeat_comes_before_all_that_would_refuse_it():

@@ -227,7 +227,7 @@ async def test_what_is_told_of_a_commit(storage):
     log_id = storage.head().log_id
     assert [(each.log_id, each.generation, each.rules) for each in told] == [
         (log_id, 0, {}),
-        (log_id, 1, {"mine": Rule(0, 3, 10**12)}),
+        (log_id, 1, {"mine": (Rule(0, 3, 10**12), 2)}),
         (log_id, 1, {}),
         (log_id, 2, {}),
     ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from treering_server.core.model import AppendCondition
 from treering_server.core.query import Query
+from treering_server.core.record import Recorded, parse
 from treering_server.core.storage import Storage
 
 BUDGET_SECONDS = 2.0
@@ -24,8 +25,8 @@ class Looked:
     """What is known of a condition: whether events match, up to a position."""
 
     to: int
-    match: int | None = None
-    """The first position that matches."""
+    match: Recorded | None = None
+    """The first event that matches. It may be removed before the condition is decided."""
     too_costly: bool = False
     """The budget ran out before the end."""
 
@@ -65,4 +66,11 @@ def _look_on(storage: Storage, query: Query, until: int, before: Looked, deadlin
                 first = found.positions[0]
                 break
             position = found.looked_to
-    return Looked(until, match=first)
+    if first is None:
+        return Looked(until)
+    rows = storage.records_at([first], max_bytes=0)
+    record = rows[0][2] if rows else None
+    if record is None:
+        # It was removed in the meantime.
+        return _look_on(storage, query, until, Looked(first), deadline)
+    return Looked(first, match=parse(record))

@@ -32,6 +32,10 @@ from treering_server.core.storage import (
 from treering_server.core.tail import Tail
 
 
+class LookAgain(Exception):
+    """What an append condition met before the lock was taken has been removed since."""
+
+
 class BatchState:
     """The log as the appends accepted so far leave it."""
 
@@ -60,13 +64,25 @@ class BatchState:
         """A stream, as far as an append needs to know it."""
         return self.streams.get(name, NO_STREAM)
 
-    def moving_rules(self) -> dict[str, Rule]:
-        """What of the streams that are written to is removed as they grow."""
+    def removes(self, stream: str, version: int, recorded_at: int, now: int) -> bool:
+        """Whether an event is removed, as far as the streams that were asked for tell."""
+        state = self.streams.get(stream)
+        return state is not None and state.rule.removes(
+            version, recorded_at, last_version=state.last_version, now=now
+        )
+
+    def moving_rules(self) -> dict[str, tuple[Rule, int]]:
+        """What of the streams that are written to is removed as they grow, and how far they
+        have grown."""
         if not self.has_rules:
             return {}
         streams = {record.terms.stream for record in self.records}
-        rules = {name: self.stream(name).rule for name in streams if name}
-        return {name: rule for name, rule in rules.items() if rule.is_moving}
+        states = {name: self.stream(name) for name in streams if name}
+        return {
+            name: (state.rule, state.last_version)
+            for name, state in states.items()
+            if state.rule.is_moving
+        }
 
 
 def decide(
@@ -89,6 +105,7 @@ def decide(
 
     Raises:
         Refusal: Why it is not recorded.
+        LookAgain: Its conditions must be looked at again.
     """
     recorded_at = max(now, state.recorded_at)
     placed = append.placed_events()
@@ -140,11 +157,9 @@ def _repeated(
 
 def _differs(state: BatchState, event: NewEvent, recorded: RecordedId, now: int) -> bool:
     """Whether what an event says is not what was recorded. Of a removed one nobody can tell."""
-    stream = state.streams.get(recorded.stream)
-    is_removed = stream is not None and stream.rule.removes(
-        recorded.version, recorded.recorded_at, last_version=stream.last_version, now=now
-    )
-    if is_removed or recorded.record is None:
+    if recorded.record is None or state.removes(
+        recorded.stream, recorded.version, recorded.recorded_at, now
+    ):
         return False
     return not same_event(event.body, recorded.record)
 
@@ -157,8 +172,10 @@ def _check_conditions(
             raise PositionAheadOfLog(
                 f"conditions[{index}].after_position", condition.after_position, state.log_state
             )
-        if history.match is not None:
-            raise ConditionFailed(history.match, index)
+        if (met := history.match) is not None:
+            if state.removes(met.terms.stream, met.version, met.recorded_at, now):
+                raise LookAgain
+            raise ConditionFailed(met.position, index)
         if history.too_costly:
             raise ConditionTooCostly(index)
         match = state.tail.first(condition.fail_if_match, history.to, now)

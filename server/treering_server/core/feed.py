@@ -324,7 +324,8 @@ class Feed:
                 self.changed(change, look.news.until)
             self._generation = look.news.generation
             if look.events:
-                self._set_rules(look.rules, look.events[-1][0], look.news.generation)
+                rules = {stream: (rule, 0) for stream, rule in look.rules.items()}
+                self._set_rules(rules, look.events[-1][0], look.news.generation)
             self._fresh_until = look.news_at + FRESH_SECONDS
             for start in range(0, len(look.events), PUSHED_EVENTS):
                 some = look.events[start : start + PUSHED_EVENTS]
@@ -374,9 +375,11 @@ class Feed:
             live.last = None
             live.wake(0)
 
-    def _set_rules(self, rules: Mapping[str, Rule], until: int, generation: int) -> None:
-        for stream, rule in rules.items():
-            self._tail.set_rule(stream, rule, 0, until, generation)
+    def _set_rules(
+        self, rules: Mapping[str, tuple[Rule, int]], until: int, generation: int
+    ) -> None:
+        for stream, (rule, last_version) in rules.items():
+            self._tail.set_rule(stream, rule, last_version, until, generation)
 
     def _push(self, events: Sequence[tuple[bytes | None, Recorded | NewRecord | None]]) -> None:
         first = self.head + 1

@@ -22,7 +22,7 @@ from typing import TypeAlias
 from uuid import UUID
 
 from treering_server.core.conditions import Looked, look, not_looked
-from treering_server.core.decide import BatchState, decide
+from treering_server.core.decide import BatchState, LookAgain, decide
 from treering_server.core.errors import (
     OutcomeUnknown,
     Overloaded,
@@ -81,8 +81,9 @@ class Committed:
     generation: int
     """Of the log, when it was added."""
     records: Sequence[NewRecord]
-    rules: Mapping[str, Rule]
-    """Of the streams written to, what is removed of those that have a moving rule."""
+    rules: Mapping[str, tuple[Rule, int]]
+    """Of the streams written to, what is removed of those that have a moving rule, and the last
+    version that they were given."""
 
 
 class AppendCall:
@@ -308,8 +309,8 @@ class Writer:
             try:
                 if behind:
                     self._look_on(batch)
-                behind = False
-                self._attempt(batch)
+                batch = self._attempt(batch)
+                behind = bool(batch)
             except _TooFarBehind:
                 behind = True
             except (StorageUnavailable, CommitUnknown) as error:
@@ -330,8 +331,6 @@ class Writer:
                     break
                 self._give_up(batch, error)
                 return
-            else:
-                return
         # A statement that the database refuses or dies of, or a defect of ours: in smaller
         # batches the append that is to blame fails alone.
         half = len(batch) // 2
@@ -339,8 +338,12 @@ class Writer:
             if some:
                 self._record(some, began)
 
-    def _attempt(self, batch: Sequence[_Waiting]) -> None:
-        """Decides, inserts, commits and answers a batch."""
+    def _attempt(self, batch: Sequence[_Waiting]) -> Sequence[_Waiting]:
+        """Decides, inserts, commits and answers a batch.
+
+        Returns:
+            What of it is left, to be looked at again before it is decided.
+        """
         self._inserting = False
         self._attempt_began = time.monotonic()
         try:
@@ -350,7 +353,7 @@ class Writer:
                 state = self._locked_state(transaction, batch)
                 reached("after_state")
                 now = time.time_ns() // 1000
-                outcomes = [self._outcome(state, each, now) for each in batch]
+                outcomes = self._outcomes(state, batch, now)
                 if state.records:
                     self._inserting = True
                     transaction.insert(state.records)
@@ -373,18 +376,33 @@ class Writer:
         self._committed = state.head
         while len(self._tail) > TAIL_EVENTS:
             self._tail.trim()
-        answers = [(each.answer, outcome) for each, outcome in zip(batch, outcomes, strict=True)]
+        decided, left = batch[: len(outcomes)], batch[len(outcomes) :]
+        answers = [(each.answer, outcome) for each, outcome in zip(decided, outcomes, strict=True)]
         committed = None
         if state.records:
             committed = Committed(
                 state.log_id, self._generation, state.records, state.moving_rules()
             )
         self._loop.call_soon_threadsafe(self._deliver, answers, committed)
+        return left
+
+    def _outcomes(self, state: BatchState, batch: Sequence[_Waiting], now: int) -> list[Outcome]:
+        """What becomes of a batch, as far as it can be decided now."""
+        outcomes = []
+        for each in batch:
+            try:
+                outcomes.append(self._outcome(state, each, now))
+            except LookAgain:
+                each.looked = not_looked(each.append.conditions)
+                break
+        return outcomes
 
     def _locked_state(self, transaction: WriteTransaction, batch: Sequence[_Waiting]) -> BatchState:
         """What the batch is decided on, read under the lock."""
         appends = [each.append for each in batch]
         streams = {part.stream for append in appends for part in append.streams}
+        met = [looked.match for each in batch for looked in each.looked]
+        streams |= {each.terms.stream for each in met if each is not None} - {""}
         ids = {event.id for append in appends for _, event in append.placed_events()}
         locked = transaction.state(streams, ids)
         self._committed = locked.head.position
