@@ -29,6 +29,7 @@ from biglog import (
 from logs import make_event
 from meters import Cost, measured
 from treering_server.core import conditions, pages
+from treering_server.core.conditions import Looked
 from treering_server.core.model import AppendCondition, ListStreams
 from treering_server.core.query import EVERYTHING, Query, QueryItem
 from treering_server.core.record import parse
@@ -88,10 +89,14 @@ def page_of(query: Query, after: int, until: int, *, backwards: bool) -> Callabl
     return lambda storage: pages.walk(storage, query, after, until, backwards=backwards).next(100)
 
 
+def position_of(looked: Looked) -> int | None:
+    return None if looked.match is None else looked.match.position
+
+
 def check_condition(after: int, **parts: Any) -> Callable[[Any], Any]:
     asked = [AppendCondition(Query((item(**parts),)), after)]
     known = conditions.not_looked(asked)
-    return lambda storage: conditions.look(storage, asked, known)[0].match
+    return lambda storage: position_of(conditions.look(storage, asked, known)[0])
 
 
 # What is done, how many events it may look at, and what comes out.
