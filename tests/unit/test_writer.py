@@ -1,11 +1,13 @@
 """The writer over real databases, where another server has done something meanwhile."""
 
 import asyncio
-from contextlib import asynccontextmanager
+import time
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
 
+from plans import logs
 from plans.logs import append_of, delete, erased, keep, lose_end, make_event, opened, write
 from treering_server.core.errors import (
     ConditionFailed,
@@ -215,6 +217,70 @@ async def test_a_repeat_of_what_others_removed(storage):
             await erased(storage)
 
 
+def at_lock(storage, monkeypatch, work):
+    """Does something between the first look at conditions and the append lock."""
+    looked, begin, matching = [], storage.write, storage.matching
+
+    def noted(*arguments, **named):
+        looked.append(arguments)
+        return matching(*arguments, **named)
+
+    def write_later(seconds):
+        if looked:
+            monkeypatch.setattr(storage, "write", begin)
+            work()
+        return begin(seconds)
+
+    monkeypatch.setattr(storage, "matching", noted)
+    monkeypatch.setattr(storage, "write", write_later)
+    return looked
+
+
+async def test_what_a_condition_met_may_be_removed_before_it_is_decided(storage, monkeypatch):
+    write(storage, [*some("a", 2, ["old"]), *some("b", 1, ["old"])])
+    async with writing(storage) as writer:
+        looked = at_lock(storage, monkeypatch, lambda: delete(storage, "a"))
+        with pytest.raises(ConditionFailed) as refusal:
+            await submitted(writer, fail_if_tagged("old"))
+        assert refusal.value.position == 3
+        assert len(looked) > 1
+        at_lock(storage, monkeypatch, lambda: delete(storage, "b"))
+        answer = await submitted(writer, fail_if_tagged("old"))
+        assert answer.first_position == 4
+
+
+async def test_others_in_the_batch_of_a_condition_that_is_looked_at_again(storage, monkeypatch):
+    write(storage, some("a", 2, ["old"]))
+    async with writing(storage) as writer:
+        at_lock(storage, monkeypatch, lambda: delete(storage, "a"))
+        appends = [
+            append_of(("mine", make_event())),
+            append_of(("mine", make_event()), conditions=[fail_if_tagged("old")]),
+            append_of(("mine", make_event())),
+        ]
+        answers = await asyncio.gather(*(recorded(writer, append) for append in appends))
+    assert sorted(answer.first_position for answer in answers) == [3, 4, 5]
+
+
+async def test_what_is_too_old_by_another_servers_clock_only(storage, monkeypatch):
+    """Whichever clock it is decided by, it is decided: nobody looks at it again and again."""
+
+    class AheadClock:
+        @staticmethod
+        def time_ns():
+            return time.time_ns() + 3_600 * 10**9
+
+    write(storage, some("a", 1, ["old"]))
+    keep(storage, "a", max_age=1_800 * 10**6)
+    with monkeypatch.context() as patch:
+        patch.setattr(logs, "time", AheadClock)
+        write(storage, some("b", 1))
+    async with writing(storage) as writer, asyncio.timeout(10):
+        with suppress(ConditionFailed):
+            await submitted(writer, fail_if_tagged("old"))
+        assert storage.head().position in (2, 3)
+
+
 async def test_what_is_told_of_a_commit(storage):
     told = []
     async with writing(storage, told.append) as writer:
@@ -264,24 +330,12 @@ async def test_what_was_looked_at_of_the_history_before_is_looked_at_again(stora
     """The log may lose its end between a look at conditions and the append lock."""
     async with writing(storage) as writer:
         write(storage, [*some("a", 3), *some("a", FETCHED_EVENTS, ["theirs"])])
-        looked = []
-        write_transaction = storage.write
 
-        def write_later(seconds):
-            if looked:
-                monkeypatch.setattr(storage, "write", write_transaction)
-                lose_end(storage, 3)
-                write(storage, some("a", 2, ["new"]))
-            return write_transaction(seconds)
+        def lose():
+            lose_end(storage, 3)
+            write(storage, some("a", 2, ["new"]))
 
-        matching = storage.matching
-
-        def noted(*arguments, **named):
-            looked.append(arguments)
-            return matching(*arguments, **named)
-
-        monkeypatch.setattr(storage, "write", write_later)
-        monkeypatch.setattr(storage, "matching", noted)
+        looked = at_lock(storage, monkeypatch, lose)
         with pytest.raises(ConditionFailed) as refusal:
             await submitted(writer, fail_if_tagged("new"))
         assert looked and refusal.value.position == 4
