@@ -8,7 +8,6 @@ from servers import InProcessServer
 from traffic import connect, stub
 
 
-@pytest.mark.xfail(strict=True, reason="not mended yet")
 @pytest.mark.parametrize("fault", [lose_the_answer, lose_the_commit])
 async def test_a_repeat_is_called_one_also_if_a_commit_of_its_own_had_no_known_end(
     monkeypatch, database_url, fault

@@ -346,6 +346,7 @@ class Writer:
         """
         self._inserting = False
         self._attempt_began = time.monotonic()
+        outcomes: list[Outcome] = []
         try:
             reached("before_lock")
             with self._storage.write(LOCK_SECONDS) as transaction:
@@ -367,8 +368,10 @@ class Writer:
             # The tail ran ahead of what is committed.
             self._tail = Tail(self._committed)
             if isinstance(error, CommitUnknown):
-                for each in batch:
-                    each.attempted = True
+                for each, outcome in zip(batch, outcomes, strict=False):
+                    # A repeat, or what is refused, was not going to write anything.
+                    if isinstance(outcome, Appended) and not outcome.duplicate:
+                        each.attempted = True
             raise
         finally:
             self._attempt_began = float("inf")

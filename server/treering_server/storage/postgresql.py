@@ -34,7 +34,7 @@ from treering_server.storage import changes, incarnations
 from treering_server.storage.changes import SqlStreamChanges
 from treering_server.storage.names import Names
 from treering_server.storage.reads import SqlReads
-from treering_server.storage.removal import RECORD, now
+from treering_server.storage.removal import RECORD, note_recorded, now
 from treering_server.storage.schema import log
 
 OLDEST_VERSION = 14
@@ -422,6 +422,7 @@ class PostgresqlTransaction(SqlStreamChanges):
                 )
             else:
                 found_ids[uuid] = RecordedId(first, name or "", third or 0, second, record)
+        note_recorded(head.recorded_at)
         return LockedState(head, found_streams, found_ids)
 
     def records(  # noqa: D102

@@ -20,7 +20,7 @@ from treering_server.core.storage import (
     StreamSpan,
 )
 from treering_server.storage import changes, matching, statements
-from treering_server.storage.removal import now
+from treering_server.storage.removal import note_recorded, now
 
 Result = TypeVar("Result")
 
@@ -77,6 +77,7 @@ class SqlReads(ABC):
     def head(self) -> Head:  # noqa: D102
         head = self._read(statements.head)
         self._note_log_id(head.log_id)
+        note_recorded(head.recorded_at)
         return head
 
     def incarnations(self) -> list[Incarnation]:  # noqa: D102

@@ -29,8 +29,15 @@ _latest = 0
 
 
 def now() -> int:
-    """Microseconds since 1970. Never falls while the process lives, whatever the clock does:
-    what was removed by its age does not come back."""
-    global _latest  # noqa: PLW0603
-    _latest = max(_latest, time.time_ns() // 1000)
+    """Microseconds since 1970, but never before what was recorded last, whatever this server's
+    clock says. Never falls while the process lives: what was removed by its age does not come
+    back."""
+    note_recorded(time.time_ns() // 1000)
     return _latest
+
+
+def note_recorded(recorded_at: int) -> None:
+    """Takes note of when the last event was recorded, perhaps by a server whose clock is ahead:
+    appends judge age by that."""
+    global _latest  # noqa: PLW0603
+    _latest = max(_latest, recorded_at)

@@ -38,7 +38,7 @@ from treering_server.storage import changes
 from treering_server.storage.changes import SqlStreamChanges
 from treering_server.storage.names import Names
 from treering_server.storage.reads import SqlReads
-from treering_server.storage.removal import RECORD, now
+from treering_server.storage.removal import RECORD, note_recorded, now
 
 if TYPE_CHECKING:
     from treering_server.storage.files import LogFile
@@ -311,6 +311,7 @@ class SqliteTransaction(SqlStreamChanges):
             UUID(bytes=event_id) if event_id else None,
             generation,
         )
+        note_recorded(head.recorded_at)
         return LockedState(head, self._streams(list(streams)), self._recorded(list(ids)))
 
     def _streams(self, names: list[str]) -> dict[str, StreamState]:

@@ -50,17 +50,17 @@ _SPAN = sa.text("""
       SELECT streams.*,
         (SELECT coalesce(max(version), 0) FROM events WHERE stream_id = streams.id) AS last_version
       FROM streams WHERE name = :name),
-    bisection(low, high) AS (
-      SELECT CASE WHEN :bound >= (SELECT position FROM events
+    bisection(stream_id, low, high) AS (
+      SELECT id, CASE WHEN :bound >= (SELECT position FROM events
           WHERE stream_id = named.id AND version = last_version)
         THEN last_version ELSE CAST(0 AS BIGINT) END, last_version
       FROM named
       UNION ALL
-      SELECT
+      SELECT b.stream_id,
         CASE WHEN e.position <= :bound THEN e.version ELSE low END,
         CASE WHEN e.position <= :bound THEN high ELSE e.version - 1 END
       FROM bisection b JOIN events e
-        ON e.stream_id = (SELECT id FROM named) AND e.version = (low + high + 1) / 2
+        ON e.stream_id = b.stream_id AND e.version = (low + high + 1) / 2
       WHERE low < high)
     SELECT low, last_version, deleted_version, floor_version, max_count, max_age_us,
       CASE WHEN max_age_us IS NOT NULL THEN
