@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -50,6 +51,11 @@ class FaultyStorage:
         if self.is_away:
             raise StorageUnavailable("away, as the test wants it")
         return getattr(self._storage, name)
+
+    @property
+    def log_id(self) -> UUID:
+        """Known without asking the database."""
+        return self._storage.log_id
 
     @contextmanager
     def write(self, lock_seconds: float) -> Iterator[Any]:

@@ -4,8 +4,10 @@ Each has a `run.sh` with the same commands: `available`, `build`, `test`, `confo
 language is a name in `LANGUAGES`.
 """
 
+import contextlib
 import functools
 import os
+import random
 import shlex
 import socket
 import subprocess
@@ -18,7 +20,6 @@ from typing import Self
 
 import pytest
 
-from databases import free_port
 from servers import ServerProcess, environment
 
 HERE = Path(__file__).resolve().parent
@@ -110,13 +111,23 @@ def _built(language: Language) -> str | None:
     return None
 
 
+def _steady_port() -> int:
+    """A free port that the system gives to no connection by itself. Of others, a client that
+    tries again and again while the server is away may get the very one, and meet itself."""
+    for port in random.sample(range(15_000, 30_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 class RestartableServer:
     """A server process that the program under test can have restarted: it stays at its address
     and keeps its log."""
 
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url
-        self._address = f"127.0.0.1:{free_port()}"
+        self._address = f"127.0.0.1:{_steady_port()}"
         self._server = ServerProcess(database_url, listen=self._address)
         self._requests = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._serve_requests, daemon=True)
