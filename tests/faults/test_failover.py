@@ -780,6 +780,21 @@ async def test_a_role_that_may_not_ask_who_the_cluster_is(own_postgres):
     assert last_position(url) == 4
 
 
+async def test_a_fork_by_a_role_that_may_not_ask_who_the_cluster_is(own_postgres):
+    """It is one fork, and not another one once somebody serves who may ask."""
+    url = own_postgres.create_database()
+    await serve_and_fill(url, 1)
+    for statement in (
+        "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC",
+        "CREATE ROLE forker LOGIN",
+        "GRANT ALL ON ALL TABLES IN SCHEMA public TO forker",
+    ):
+        query(url, statement)
+    await asyncio.to_thread(fork_by_hand, url.replace("postgres@", "forker@"))
+    await serve_and_fill(url, 1)
+    assert [(ordinal, first) for ordinal, _, first in incarnations_in(url)] == [(1, 1), (2, 2)]
+
+
 @pytest.mark.parametrize("how", ["fast", "immediate"])
 async def test_a_restart_of_the_same_primary_begins_none(own_postgres, how):
     url = own_postgres.create_database()

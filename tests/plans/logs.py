@@ -130,4 +130,4 @@ def lose_end(storage: Any, position: int) -> uuid.UUID:
     with getattr(storage, "_writing", storage._engine).connect() as connection:
         for table in (events, event_tags):
             connection.execute(sa.delete(table).where(table.c.position > position))
-        return incarnations.begin(connection, "test")
+        return incarnations.begin(connection, "test").log_id

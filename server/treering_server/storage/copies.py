@@ -23,8 +23,8 @@ from treering_server.storage import files, incarnations, migrations, sqlite
 from treering_server.storage.database import parse_url
 from treering_server.storage.files import DatabaseInUse, LogFile
 from treering_server.storage.migrations import DatabaseUnusable
-from treering_server.storage.schema import events
 from treering_server.storage.schema import incarnations as incarnations_table
+from treering_server.storage.statements import last_position
 
 PAGES_PER_STEP = 256
 """What is copied between two chances to be interrupted."""
@@ -272,7 +272,7 @@ def _begin_anew(path: Path, replaced: Sequence[Incarnation]) -> UUID:
         migrations.migrate(engine)
         with engine.connect() as connection, files.writing(connection):
             _keep_history(connection, replaced)
-            log_id = incarnations.begin(connection, "restored")
+            log_id = incarnations.begin(connection, "restored").log_id
             files.mark(connection, path, served=False)
     finally:
         engine.dispose()
@@ -294,7 +294,7 @@ def _history_of(path: Path) -> list[Incarnation]:
 
 def _keep_history(connection: sa.Connection, replaced: Sequence[Incarnation]) -> None:
     """Keeps the ids that a log has had, in the copy that takes its place."""
-    head = connection.scalar(sa.select(sa.func.max(events.c.position))) or 0
+    head = last_position(connection)
     rows = connection.execute(sa.select(incarnations_table).order_by(incarnations_table.c.ordinal))
     known = [Incarnation(row.log_id, row.first_position, row.began_at, row.cause) for row in rows]
     kept = with_lost(known, replaced, head)

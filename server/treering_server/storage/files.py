@@ -24,8 +24,9 @@ import structlog
 
 from treering_server.storage import incarnations, sqlite
 from treering_server.storage.migrations import DatabaseUnusable
-from treering_server.storage.schema import events, log
 from treering_server.storage.schema import incarnations as incarnations_table
+from treering_server.storage.schema import log
+from treering_server.storage.statements import last_position
 
 COPY = "copy"
 """Stands for the file's identity in a backup: whichever file that is put into, it is another."""
@@ -268,7 +269,7 @@ def writing(connection: sa.Connection) -> Iterator[None]:
 def _end(connection: sa.Connection) -> Seen:
     log_id = connection.scalar(sa.select(log.c.log_id))
     assert log_id is not None
-    return Seen(log_id, connection.scalar(sa.select(sa.func.max(events.c.position))) or 0)
+    return Seen(log_id, last_position(connection))
 
 
 def _is_marked(path: Path) -> bool:

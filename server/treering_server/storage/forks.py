@@ -1,28 +1,16 @@
 """Begins a new incarnation where an operator says that the log may have lost its end."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID
 
 import sqlalchemy as sa
 
 from treering_server.storage import files, incarnations, migrations, sqlite
 from treering_server.storage.database import in_words, parse_url
 from treering_server.storage.files import LogFile
+from treering_server.storage.incarnations import Fork
 from treering_server.storage.migrations import DatabaseUnusable
-from treering_server.storage.schema import events, log
 
-LOCK_SECONDS = 5.0
-"""How long the append lock is waited for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fork:
-    """A new incarnation."""
-
-    log_id_before: UUID
-    log_id: UUID
-    last_common_position: int
+CAUSE = "forked by hand"
 
 
 def fork(database_url: str) -> Fork:
@@ -52,7 +40,7 @@ def _fork_sqlite(url: sa.URL) -> Fork:
             migrations.migrate(engine)
             with engine.connect() as connection:
                 with files.writing(connection):
-                    forked = _begin(connection)
+                    forked = incarnations.begin(connection, CAUSE)
                     files.mark(connection, path, served=False)
                 file.see(connection)
         finally:
@@ -72,34 +60,9 @@ def _fork_postgresql(url: sa.URL) -> Fork:
             raise DatabaseUnusable(refusal)
         migrations.check(engine)
         with engine.connect() as connection:
-            may_ask = connection.exec_driver_sql(postgresql.MAY_ASK).scalar()
-            identity = postgresql.IDENTITY.format(
-                system_id=postgresql.SYSTEM_ID if may_ask else "''"
-            )
-            connection.exec_driver_sql(
-                postgresql.BEGIN.format(
-                    lock=round(LOCK_SECONDS * 1000),
-                    statement=round(postgresql.STATEMENT_SECONDS * 1000),
-                    idle=round(postgresql.IDLE_SECONDS * 1000),
-                    key=postgresql.APPEND_LOCK_KEY,
-                )
-            )
-            # As after a failover: the first append waits for the standbys.
-            connection.exec_driver_sql("SET LOCAL synchronous_commit = 'local'")
-            forked = _begin(connection)
-            found = connection.exec_driver_sql(identity).one()
-            connection.execute(
-                sa.update(log).values(system_id=found.system_id_now, timeline=found.timeline_now)
-            )
-            connection.exec_driver_sql("COMMIT")
+            identity = postgresql.identity_statement(connection)
+            with postgresql.taking_over(connection, identity):
+                forked = incarnations.begin(connection, CAUSE)
     finally:
         engine.dispose()
     return forked
-
-
-def _begin(connection: sa.Connection) -> Fork:
-    before = connection.scalar(sa.select(log.c.log_id))
-    assert before is not None
-    log_id = incarnations.begin(connection, "forked by hand")
-    head = connection.scalar(sa.select(sa.func.max(events.c.position))) or 0
-    return Fork(before, log_id, head)

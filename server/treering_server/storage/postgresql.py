@@ -44,7 +44,7 @@ TCP_TIMEOUT_MILLISECONDS = 10_000
 STATEMENT_SECONDS = 30.0
 """For one statement under the append lock."""
 TAKE_OVER_SECONDS = 5.0
-"""How long a new connection waits for the append lock, after a failover."""
+"""How long the append lock is waited for after a failover, and for a fork by hand."""
 IDLE_SECONDS = 2.0
 """A server that stops while it holds the append lock loses it after that long."""
 
@@ -218,9 +218,7 @@ class PostgresqlStorage(SqlReads):
         """Takes an engine on a database that is migrated."""
         self._names = Names()
         with engine.connect() as connection:
-            may_ask = connection.exec_driver_sql(MAY_ASK).scalar()
-        # Who may not ask takes it to be the one that is known: failovers are noticed all the same.
-        self._identity = IDENTITY.format(system_id=SYSTEM_ID if may_ask else "system_id")
+            self._identity = identity_statement(connection)
         engine.dispose()
         sa.event.listen(engine, "engine_connect", self._identify)
         super().__init__(engine)
@@ -246,26 +244,15 @@ class PostgresqlStorage(SqlReads):
 
     def _take_over(self, connection: sa.Connection) -> UUID:
         """Begins a new incarnation, unless another server just did."""
-        begin = BEGIN.format(
-            lock=round(TAKE_OVER_SECONDS * 1000),
-            statement=round(STATEMENT_SECONDS * 1000),
-            idle=round(IDLE_SECONDS * 1000),
-            key=APPEND_LOCK_KEY,
-        )
-        _driver(connection).execute(begin)
-        # Reads wait for this commit, and must not wait for a standby that is away. The first
-        # append waits for both.
-        connection.exec_driver_sql("SET LOCAL synchronous_commit = 'local'")
-        found = connection.exec_driver_sql(self._identity).one()
-        log_id: UUID = found.log_id
-        system_id, timeline = found.system_id_now, found.timeline_now
-        if found.system_id not in (None, system_id):
-            log_id = incarnations.begin(connection, "loaded into another database system")
-        elif found.timeline not in (None, timeline):
-            log_id = incarnations.begin(connection, "failover")
-        connection.execute(sa.update(log).values(system_id=system_id, timeline=timeline))
-        _driver(connection).execute("COMMIT")
-        return log_id
+        with taking_over(connection, self._identity) as found:
+            if found.system_id not in (None, found.system_id_now):
+                cause = "loaded into another database system"
+            elif found.timeline not in (None, found.timeline_now):
+                cause = "failover"
+            else:
+                log_id: UUID = found.log_id
+                return log_id
+            return incarnations.begin(connection, cause).log_id
 
     def _translated(self, error: Exception) -> Exception:
         return translated(error)
@@ -344,17 +331,11 @@ class PostgresqlStorage(SqlReads):
     @contextmanager
     def write(self, lock_seconds: float) -> Iterator["PostgresqlTransaction"]:
         """See `Storage`."""
-        begin = BEGIN.format(
-            lock=max(1, round(lock_seconds * 1000)),
-            statement=round(STATEMENT_SECONDS * 1000),
-            idle=round(IDLE_SECONDS * 1000),
-            key=APPEND_LOCK_KEY,
-        )
         try:
             with self._engine.connect() as connection:
                 driver = _driver(connection)
                 try:
-                    driver.execute(begin)
+                    _begin(driver, lock_seconds)
                     with driver.cursor(binary=True) as cursor:
                         transaction = PostgresqlTransaction(connection, cursor, self._names)
                         yield transaction
@@ -376,6 +357,42 @@ class PostgresqlStorage(SqlReads):
 
 def _driver(connection: sa.Connection) -> Any:
     return connection.connection.driver_connection
+
+
+def _begin(driver: Any, lock_seconds: float) -> None:
+    """Begins a transaction and takes the append lock in it."""
+    driver.execute(
+        BEGIN.format(
+            lock=max(1, round(lock_seconds * 1000)),
+            statement=round(STATEMENT_SECONDS * 1000),
+            idle=round(IDLE_SECONDS * 1000),
+            key=APPEND_LOCK_KEY,
+        )
+    )
+
+
+def identity_statement(connection: sa.Connection) -> str:
+    """What to ask for where the log is, and where it was when that was noted last."""
+    may_ask = connection.exec_driver_sql(MAY_ASK).scalar()
+    # Who may not ask takes it to be the one that is known: failovers are noticed all the same.
+    return IDENTITY.format(system_id=SYSTEM_ID if may_ask else "system_id")
+
+
+@contextmanager
+def taking_over(connection: sa.Connection, identity: str) -> Iterator[sa.Row[Any]]:
+    """A transaction that holds the append lock and notes, at its end, where the log is. Yields
+    what `identity_statement` asks for."""
+    driver = _driver(connection)
+    _begin(driver, TAKE_OVER_SECONDS)
+    # Reads wait for this commit, and must not wait for a standby that is away. The first append
+    # waits for both.
+    connection.exec_driver_sql("SET LOCAL synchronous_commit = 'local'")
+    found = connection.exec_driver_sql(identity).one()
+    yield found
+    connection.execute(
+        sa.update(log).values(system_id=found.system_id_now, timeline=found.timeline_now)
+    )
+    driver.execute("COMMIT")
 
 
 class PostgresqlTransaction(SqlStreamChanges):

@@ -6,7 +6,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from treering_server.core.model import DeletionState, Head, ListStreams, Retention, Stream
-from treering_server.core.storage import Incarnation, StreamSpan
+from treering_server.core.storage import NO_SPAN, Incarnation, StreamSpan
 from treering_server.storage.schema import events, incarnations, log, streams
 
 DELETION_STATES: tuple[DeletionState, ...] = ("live", "deleted", "permanent")
@@ -25,18 +25,19 @@ _POSITION_AT_TIME = sa.text("""
       WHERE low < high)
     SELECT low FROM bisection WHERE low >= high
 """).bindparams(sa.bindparam("bound", type_=sa.BigInteger()))
-_VERSION_AT_POSITION = sa.text("""
-    WITH RECURSIVE bisection(stream_id, low, high) AS (
-      SELECT id, CAST(0 AS BIGINT),
-        (SELECT coalesce(max(version), 0) FROM events WHERE stream_id = streams.id)
-      FROM streams WHERE id IN :stream_ids
-      UNION ALL
+_NEXT_PROBE = """
       SELECT b.stream_id,
         CASE WHEN e.position <= :bound THEN e.version ELSE low END,
         CASE WHEN e.position <= :bound THEN high ELSE e.version - 1 END
       FROM bisection b JOIN events e
         ON e.stream_id = b.stream_id AND e.version = (low + high + 1) / 2
-      WHERE low < high)
+      WHERE low < high"""
+_VERSION_AT_POSITION = sa.text(f"""
+    WITH RECURSIVE bisection(stream_id, low, high) AS (
+      SELECT id, CAST(0 AS BIGINT),
+        (SELECT coalesce(max(version), 0) FROM events WHERE stream_id = streams.id)
+      FROM streams WHERE id IN :stream_ids
+      UNION ALL {_NEXT_PROBE})
     SELECT stream_id, low FROM bisection WHERE low >= high
 """).bindparams(
     sa.bindparam("bound", type_=sa.BigInteger()),
@@ -45,7 +46,7 @@ _VERSION_AT_POSITION = sa.text("""
 
 # As above, for one stream by its name; most are asked for as they are now, which the first probe
 # finds. What is older than `max_age` is marked as removed before long, so few are passed over.
-_SPAN = sa.text("""
+_SPAN = sa.text(f"""
     WITH RECURSIVE named AS (
       SELECT streams.*,
         (SELECT coalesce(max(version), 0) FROM events WHERE stream_id = streams.id) AS last_version
@@ -55,13 +56,7 @@ _SPAN = sa.text("""
           WHERE stream_id = named.id AND version = last_version)
         THEN last_version ELSE CAST(0 AS BIGINT) END, last_version
       FROM named
-      UNION ALL
-      SELECT b.stream_id,
-        CASE WHEN e.position <= :bound THEN e.version ELSE low END,
-        CASE WHEN e.position <= :bound THEN high ELSE e.version - 1 END
-      FROM bisection b JOIN events e
-        ON e.stream_id = b.stream_id AND e.version = (low + high + 1) / 2
-      WHERE low < high)
+      UNION ALL {_NEXT_PROBE})
     SELECT low, last_version, deleted_version, floor_version, max_count, max_age_us,
       CASE WHEN max_age_us IS NOT NULL THEN
         (SELECT version FROM events WHERE stream_id = named.id AND version > floor_version
@@ -80,6 +75,11 @@ _HEAD = (
         events.c.position == sa.select(sa.func.max(events.c.position)).scalar_subquery(),
     )
 )
+
+
+def last_position(connection: sa.Connection) -> int:
+    """Position of the last event; 0: there is none."""
+    return connection.scalar(sa.select(sa.func.max(events.c.position))) or 0
 
 
 def head(connection: sa.Connection) -> Head:
@@ -121,7 +121,7 @@ def span(connection: sa.Connection, name: str, position: int, now: int) -> Strea
     """The versions that a stream was given up to a position, and can be read at a time."""
     row = connection.execute(_SPAN, {"name": name, "bound": position, "now": now}).one_or_none()
     if row is None:
-        return StreamSpan(last=0, first=1, deleted=0)
+        return NO_SPAN
     return StreamSpan(row.low, _first_left(row), row.deleted_version)
 
 
