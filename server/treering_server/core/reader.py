@@ -115,8 +115,7 @@ class Reader:
                 positions.append(read.after.position)
             if isinstance(read.until, UntilPosition):
                 positions.append(read.until.position)
-            self._check_log(read.expected_log_id, max(positions), head)
-            self._check_log_of_version(read.expected_log_id, read.source, read.after, head)
+            self._check_log(read.expected_log_id, max(positions), read.source, read.after, head)
         if not reached and head.position < read.min_position:
             return None
         reading = self._reading(read, head)
@@ -139,9 +138,9 @@ class Reader:
             else:
                 page = await asyncio.to_thread(reading.pages.next, remaining)
             if self._storage.log_id != reading.log_id:
-                common = await self.last_common_position(reading.log_id)
+                state, common = await self.last_common_position(reading.log_id)
                 if common < reading.head_position:
-                    raise LogDiverged(await self._log_state(), common)
+                    raise LogDiverged(state, common)
             if page.count:
                 yield page
             if page.last:
@@ -170,29 +169,25 @@ class Reader:
         """The log's id, as of the last page or later."""
         return self._storage.log_id
 
-    async def last_common_position(self, log_id: UUID) -> int:
-        """Up to where the history of an id that the log has or had is still the log's."""
-        state = await self._log_state()
+    async def last_common_position(self, log_id: UUID) -> tuple[LogState, int]:
+        """Where the log is, and up to where the history of an id that it has or had is still the
+        log's."""
+        head = await self.head()
+        state = LogState(head.log_id, head.position)
         incarnations = await asyncio.to_thread(self._storage.incarnations)
         common = last_common_position(log_id, state, incarnations)
-        return state.head_position if common is None else common
+        return state, head.position if common is None else common
 
-    async def _log_state(self) -> LogState:
-        head = await self.head()
-        return LogState(head.log_id, head.position)
-
-    def _check_log(self, expected: UUID, position: int, head: Head) -> None:
+    def _check_log(
+        self, expected: UUID, position: int, source: Source, start: object, head: Head
+    ) -> None:
+        """Refuses what the caller learnt in a history that was lost: a position, or a version
+        that the stream had after the fork only."""
         if not self._incarnations or self._incarnations[-1].log_id != head.log_id:
             self._incarnations = self._storage.incarnations()
         state = LogState(head.log_id, head.position)
         check_position(expected, position, state, self._incarnations)
-
-    def _check_log_of_version(
-        self, expected: UUID, source: Source, start: object, head: Head
-    ) -> None:
-        """A version learnt under an id is good if the stream had it before the fork."""
         if isinstance(source, StreamSource) and isinstance(start, AfterVersion):
-            state = LogState(head.log_id, head.position)
             common = last_common_position(expected, state, self._incarnations)
             if common is not None:
                 span = self._storage.span(source.stream, common)
@@ -280,9 +275,8 @@ class Reader:
         head = self._storage.head()
         position = subscribe.start.position if isinstance(subscribe.start, AfterPosition) else 0
         if subscribe.expected_log_id is not None:
-            self._check_log(subscribe.expected_log_id, position, head)
-            self._check_log_of_version(
-                subscribe.expected_log_id, subscribe.source, subscribe.start, head
+            self._check_log(
+                subscribe.expected_log_id, position, subscribe.source, subscribe.start, head
             )
         return head, self._start(subscribe, head)
 

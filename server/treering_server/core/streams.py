@@ -24,7 +24,6 @@ from treering_server.core.model import (
     FOR_EVER,
     DeleteStream,
     DeletionState,
-    Retention,
     Stream,
     UpdateStream,
 )
@@ -159,11 +158,8 @@ class StreamChanges:
         while True:
             try:
                 return self._attempt(stream, decide, is_unknown=is_unknown)
-            except CommitUnknown:
-                is_unknown = True
-                if time.monotonic() > give_up:
-                    raise OutcomeUnknown from None
-            except StorageUnavailable:
+            except (CommitUnknown, StorageUnavailable) as error:
+                is_unknown = is_unknown or isinstance(error, CommitUnknown)
                 if time.monotonic() > give_up:
                     if is_unknown:
                         raise OutcomeUnknown from None
@@ -192,10 +188,9 @@ class StreamChanges:
 
 
 def _rule_change(stream: Stream, floor_version: int, generation: int) -> RuleChange:
-    retention: Retention = stream.retention
     return RuleChange(
         stream.name,
-        Rule(floor_version, retention.max_count, retention.max_age),
+        Rule(floor_version, stream.retention.max_count, stream.retention.max_age),
         stream.next_version - 1,
         stream.deletion == "permanent",
         generation,

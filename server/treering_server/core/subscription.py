@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from treering_server.core.errors import LogDiverged, LogState, ShuttingDown, StreamDeleted
+from treering_server.core.errors import LogDiverged, ShuttingDown, StreamDeleted
 from treering_server.core.feed import Feed, FellOut, LiveQuery
 from treering_server.core.model import StreamSource, Subscribe
 from treering_server.core.pages import Page
@@ -122,9 +122,13 @@ class Subscription:
     def _told_now(self, signal: Signal) -> Signal:
         """What is sent, and from now on known to the subscriber."""
         match signal:
-            case Started(_, position, _) | Events(_, position):
-                self._told = max(self._told, position)
-            case CaughtUp(position) | Heartbeat(position) | FellBehind(position):
+            case (
+                Started(_, position, _)
+                | Events(_, position)
+                | CaughtUp(position)
+                | Heartbeat(position)
+                | FellBehind(position)
+            ):
                 self._told = max(self._told, position)
         self._sent_at = time.monotonic()
         return signal
@@ -142,13 +146,12 @@ class Subscription:
         self._check_stopping()
         await self._feed.look_again()
         assert self._log_id is not None
-        head = await self._reader.head()
-        common = await self._reader.last_common_position(self._log_id)
+        state, common = await self._reader.last_common_position(self._log_id)
         if self._told > common:
-            raise LogDiverged(LogState(head.log_id, head.position), common)
+            raise LogDiverged(state, common)
         self._position = min(self._position, common)
-        self._log_id = head.log_id
-        return FellBehind(self._position, head.log_id)
+        self._log_id = state.log_id
+        return FellBehind(self._position, state.log_id)
 
     async def _history(self, live: LiveQuery, until: int) -> AsyncIterator[Signal]:
         """What matches up to a position."""
