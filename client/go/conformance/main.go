@@ -213,26 +213,8 @@ func (r *runner) append(areThere bool) error {
 	return nil
 }
 
-func (r *runner) read(request *pb.ReadRequest) (events []*pb.RecordedEvent, state *pb.ReadResponse, err error) {
-	responses, err := r.store.Read(r.ctx, request)
-	if err != nil {
-		return nil, nil, err
-	}
-	for {
-		response, err := responses.Recv()
-		if err == io.EOF {
-			return events, state, nil
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		state = response
-		events = append(events, response.GetEvents()...)
-	}
-}
-
 func (r *runner) check() error {
-	events, state, err := r.read(everything())
+	events, state, err := treering.Read(r.ctx, r.store, everything())
 	if err != nil {
 		return err
 	}
@@ -254,7 +236,7 @@ func (r *runner) check() error {
 		}
 	}
 	for stream, want := range positions {
-		events, state, err := r.read(&pb.ReadRequest{Source: &pb.ReadRequest_Stream{Stream: stream}})
+		events, state, err := treering.Read(r.ctx, r.store, &pb.ReadRequest{Source: &pb.ReadRequest_Stream{Stream: stream}})
 		if err != nil {
 			return err
 		}
@@ -291,7 +273,7 @@ func (r *runner) checkNumbers() error {
 	for _, limit := range r.cases.Limits {
 		request := everything()
 		request.Limit = proto.Uint64(uint64(limit))
-		events, _, err := r.read(request)
+		events, _, err := treering.Read(r.ctx, r.store, request)
 		if err != nil {
 			return err
 		}
@@ -304,7 +286,7 @@ func (r *runner) checkNumbers() error {
 		request.Direction = pb.Direction_DIRECTION_BACKWARDS
 		request.After = &pb.ReadRequest_AfterPosition{AfterPosition: uint64(before)}
 		request.Limit = proto.Uint64(1)
-		events, _, err := r.read(request)
+		events, _, err := treering.Read(r.ctx, r.store, request)
 		if err != nil {
 			return err
 		}

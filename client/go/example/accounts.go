@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/google/uuid"
@@ -265,32 +264,10 @@ func (a *Accounts) read(
 ) (events []*treeringv1.RecordedEvent, state *treeringv1.ReadResponse, err error) {
 	var retry treering.Retry
 	for {
-		events, state, err = a.readOnce(ctx, request)
+		events, state, err = treering.Read(ctx, a.store, request)
 		if err == nil || !retry.Wait(ctx, err) {
 			return events, state, err
 		}
-	}
-}
-
-func (a *Accounts) readOnce(
-	ctx context.Context, request *treeringv1.ReadRequest,
-) (events []*treeringv1.RecordedEvent, state *treeringv1.ReadResponse, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // Or a read that is left before its end stays open.
-	responses, err := a.store.Read(ctx, request)
-	if err != nil {
-		return nil, nil, err
-	}
-	for {
-		response, err := responses.Recv()
-		if err == io.EOF {
-			return events, state, nil
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		state = response
-		events = append(events, response.GetEvents()...)
 	}
 }
 

@@ -33,6 +33,29 @@ func Connect(target string, options ...grpc.DialOption) (*grpc.ClientConn, error
 	}, options...)...)
 }
 
+// Read gives all events of a read, and the state that was read.
+func Read(
+	ctx context.Context, store treeringv1.EventStoreServiceClient, request *treeringv1.ReadRequest,
+) (events []*treeringv1.RecordedEvent, state *treeringv1.ReadResponse, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // Or a read that is left before its end stays open.
+	responses, err := store.Read(ctx, request)
+	if err != nil {
+		return nil, nil, err
+	}
+	for {
+		response, err := responses.Recv()
+		if err == io.EOF {
+			return events, state, nil
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		state = response
+		events = append(events, response.GetEvents()...)
+	}
+}
+
 // FailureOf gives what the server says about a failed call: the reason and the facts. It is nil
 // if the server said nothing, as when it could not be reached. The getters of nil answer with
 // zero values, so that this needs no check before it:
