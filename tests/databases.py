@@ -172,11 +172,20 @@ class PostgresServer(Postgres):
     whose event loop has to go on meanwhile calls it in a thread.
     """
 
-    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, str] | None = None,
+        *,
+        disk: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """`disk` is where its files are to be, if not with everything else; `variables` are of
+        its environment."""
         self.settings = SETTINGS | dict(settings or {})
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="treering-pg-"))
-        self.data = self.directory / "data"
+        self.data = (disk or self.directory) / "data"
+        self._environment = ENVIRONMENT | dict(variables or {})
         self.log_file = self.directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._undertaker = subprocess.Popen(
@@ -328,7 +337,7 @@ class PostgresServer(Postgres):
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
-                env=ENVIRONMENT,
+                env=self._environment,
                 # Ctrl-C is for the test run, which then stops the server in its own time.
                 start_new_session=True,
                 **self._owner,

@@ -1,11 +1,27 @@
-"""A connection that can be cut, frozen and made one-way, between a client and a real server."""
+"""A connection that can be cut, frozen, slowed down and made one-way, between a client and a real
+server."""
 
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Self
 
 WAIT_SECONDS = 10.0
+READ_BYTES = 65_536
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How bytes go in each direction."""
+
+    seconds: float = 0.0
+    """What each piece waits for before it goes."""
+    piece: int = READ_BYTES
+    """At most so many bytes go together."""
+
+
+FAST = Pace()
 
 
 class Proxy:
@@ -18,6 +34,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._writers: set[asyncio.StreamWriter] = set()
         self._refusing = False
+        self._pace = FAST
         self._thawed = asyncio.Event()
         self._answers_flow = asyncio.Event()
         self._server: asyncio.Server | None = None
@@ -62,6 +79,10 @@ class Proxy:
         way had forgotten them. New ones are not concerned."""
         self._run(self._freeze())
 
+    def go(self, pace: Pace) -> None:
+        """Passes everything on at this pace from now on."""
+        self._pace = pace
+
     def hold_answers(self) -> None:
         """Passes requests on, but no answers."""
         self._loop.call_soon_threadsafe(self._answers_flow.clear)
@@ -92,11 +113,14 @@ class Proxy:
     async def _finish(self) -> None:
         assert self._server is not None
         self._server.close()
+        self._refusing = True
         await self._cut()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Connections that were accepted a moment ago become tasks only now.
+        await asyncio.sleep(0)
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _cut(self) -> None:
         for writer in self._writers:
@@ -135,15 +159,26 @@ class Proxy:
         self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *flows: asyncio.Event
     ) -> None:
         try:
-            while data := await source.read(65536):
+            while data := await source.read(READ_BYTES):
                 for flow in flows:
                     await flow.wait()
-                target.write(data)
-                await target.drain()
+                await self._pass_on(data, target)
         except ConnectionError:
             pass
         finally:
             target.transport.abort()
+
+    async def _pass_on(self, data: bytes, target: asyncio.StreamWriter) -> None:
+        """Each piece at the pace that holds when its turn has come."""
+        sent = 0
+        while sent < len(data):
+            pace = self._pace
+            if pace != FAST:
+                # Also for no time at all: then what was written is sent before the next.
+                await asyncio.sleep(pace.seconds)
+            target.write(data[sent : sent + pace.piece])
+            sent += pace.piece
+            await target.drain()
 
     def _run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_SECONDS)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -58,8 +59,10 @@ class ServerProcess:
         database_url: str,
         *arguments: str,
         listen: str = "127.0.0.1:0",
+        variables: Mapping[str, str] | None = None,
         **settings: object,
     ) -> None:
+        """`variables` are of the environment, and none of its settings."""
         self.database_url = database_url
         self.output: list[str] = []
         """Every line that it has written, to either stream."""
@@ -67,7 +70,7 @@ class ServerProcess:
         """Those lines of it that are JSON."""
         self._changed = threading.Condition()
         self._is_over = False
-        variables = {f"TREERING_{name.upper()}": str(value) for name, value in settings.items()}
+        given = {f"TREERING_{name.upper()}": str(value) for name, value in settings.items()}
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "treering", "serve"),
@@ -81,7 +84,7 @@ class ServerProcess:
             errors="replace",
             # Ctrl-C is for the test run, which then ends the server in its own time.
             start_new_session=True,
-            env=environment() | variables,
+            env=environment() | dict(variables or {}) | given,
         )
         assert self._process.stdout is not None
         self._reader = threading.Thread(

@@ -18,7 +18,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from trial import Kind, Plan, tried
+from grounds import Kind
+from trial import Plan, tried
 
 SERVER = Path(__file__).resolve().parents[2] / "server"
 

@@ -1,7 +1,7 @@
 """The server against the model: whatever is asked of both, they answer alike.
 
-By default this takes half a minute for each database; `TREERING_TEST_PROFILE=long` makes it
-two thousand runs. A failure prints the steps that lead to it, shortened.
+By default this takes half a minute for each database; `FAULT_LONG=1` makes it nine hundred runs,
+chosen by `FAULT_SEED`. A failure prints the steps that lead to it, shortened.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from hypothesis import settings
+from hypothesis import seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -31,6 +31,7 @@ from calls import MAX_NUMBER, check_failure, reason_of, timestamp, unpack, whole
 from changes import A_MOMENT, HOURS
 from databases import sqlite_url
 from model import Model, Refusal, nanoseconds, placed
+from runs import LONG, SEED, count
 from treering.v1.event_pb2 import Event, RecordedEvent
 from treering.v1.event_store_service_pb2 import (
     DIRECTION_BACKWARDS,
@@ -60,6 +61,7 @@ from treering.v1.stream_service_pb2 import (
 )
 from treering.v1.stream_service_pb2_grpc import StreamServiceStub
 
+LONG_EXAMPLES = 900
 SECONDS = 20.0
 """The deadline of calls that must not hang."""
 
@@ -158,6 +160,7 @@ class Comparison(RuleBasedStateMachine):
         self._open: list[Open] = []
         self._restarts = 0
         self.sent: list[AppendRequest] = []
+        self.steps = 0
         self._connect()
         self.model = Model(self.event_store.GetHead(GetHeadRequest()).log_id)
 
@@ -414,6 +417,7 @@ class Comparison(RuleBasedStateMachine):
     @invariant()
     def head(self) -> None:
         """Both are at the same position, with the same last time."""
+        self.steps += 1
         head = self.event_store.GetHead(GetHeadRequest(), timeout=SECONDS)
         assert (head.head_position, head.log_id) == (self.model.head, self.model.log_id)
         if self.model.events:
@@ -608,12 +612,28 @@ def facts_of(failure: Failure) -> tuple:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_the_server_answers_as_the_model_does(database: str, request: pytest.FixtureRequest):
+    steps = 0
+
     def compare() -> Comparison:
         if database == "sqlite":
             directory = Path(tempfile.mkdtemp(prefix="treering-model-"))
-            return Comparison(sqlite_url(directory), lambda: shutil.rmtree(directory))
-        postgres = request.getfixturevalue("postgres")
-        url = postgres.create_database()
-        return Comparison(url, lambda: postgres.drop_database(url))
+            url, clean_up = sqlite_url(directory), lambda: shutil.rmtree(directory)
+        else:
+            postgres = request.getfixturevalue("postgres")
+            url = postgres.create_database()
+            clean_up = lambda: postgres.drop_database(url)  # noqa: E731
 
-    run_state_machine_as_test(compare, settings=settings(stateful_step_count=40))
+        def end() -> None:
+            nonlocal steps
+            steps += comparison.steps
+            clean_up()
+
+        comparison = Comparison(url, end)
+        return comparison
+
+    chosen = settings(stateful_step_count=40)
+    if LONG:
+        compare = seed(SEED)(compare)
+        chosen = settings(chosen, max_examples=LONG_EXAMPLES)
+    run_state_machine_as_test(compare, settings=chosen)
+    count({f"{database}: model steps": steps})
