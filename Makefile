@@ -20,7 +20,7 @@ DEV := $(VENV)/.dev
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check check-format check-lint check-types check-imports check-protos \
-	check-generated protos released format lock faults soak breakages bench client-go clean
+	check-generated protos released format lock faults soak breakages bench client-go client-java clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -109,15 +109,16 @@ bench: $(DEV) ## Measures; ARGS go to the measuring program
 
 client-go: ## Makes the stubs of Go, builds and tests its example
 client-typescript: ## Makes the stubs of TypeScript, builds and tests its example
+client-java: ## Makes the stubs of Java, builds and tests its example
 
 # An example is tested on both databases, and with all languages whose tools are there.
-client-go client-typescript: client-%: $(DEV)
+client-go client-typescript client-java: client-%: $(DEV)
 	TREERING_REQUIRE_LANGUAGES=$* $(BIN)/python -m pytest -s tests/languages -k $* $(ARGS)
 
 clean: ## Removes all that was made here; databases stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	rm -rf client/*/.cache client/*/bin client/go/treering/v1 \
-		client/typescript/dist client/typescript/node_modules client/typescript/src/gen
+		client/typescript/dist client/typescript/node_modules client/typescript/src/gen client/java/target
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):

@@ -82,7 +82,7 @@ class Python(Language):
         pass
 
 
-EXAMPLES = [Language("go"), Language("typescript")]
+EXAMPLES = [Language("go"), Language("typescript"), Language("java")]
 """Those with an example."""
 LANGUAGES = [Python("python"), *EXAMPLES]
 """Those that take part in the conformance cases."""
