@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     max_subscriptions: int = Field(
         default=DEFAULTS.subscriptions, ge=1, description="Open subscriptions of this server."
     )
+    max_connections: int = Field(
+        default=10_000, ge=1, description="Open connections, as far as open files allow."
+    )
 
     @property
     def limits(self) -> Limits:

@@ -27,3 +27,10 @@ def configure(level: str, format_: Literal["auto", "text", "json"]) -> None:
     )
     # Libraries say nothing unless it is a warning.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_ours_to_know)
+
+
+def _is_ours_to_know(record: logging.LogRecord) -> bool:
+    """Not that a caller's metadata is no UTF-8: grpcio tells it with a traceback and the bytes,
+    which are no business of the log, and goes on."""
+    return not str(record.msg).startswith("Invalid encoding on")

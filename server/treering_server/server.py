@@ -9,12 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import grpc
 import structlog
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from treering_server import logs
+from treering_server import logs, transport, unknown_methods
 from treering_server.config import Settings
 from treering_server.core.eraser import Eraser
 from treering_server.core.feed import Feed
@@ -41,17 +40,10 @@ CLOSE_SECONDS = 5.0
 FIRST_WRITE_SECONDS = 2.0
 """How long the start waits for the append lock before it says that it goes on without."""
 
-SERVER_OPTIONS = (
-    # A ping every 5 s is welcome, also without calls; one that comes sooner, as timers on a busy
-    # machine do, is no offence.
-    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    # A second server on the same port must fail, not share it.
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_send_message_length", -1),
-)
+OTHER_FILES = 64
+"""Open files that a server needs beside connections and readers."""
+FILES_OF_A_READER = 4
+"""With SQLite: the database, its WAL, and what SQLite opens for a moment."""
 
 _log = structlog.get_logger("treering")
 
@@ -169,9 +161,20 @@ class Server:
         self._eraser.nudge()
 
     def _make_server(self) -> aio.Server:
-        receive_bytes = RECEIVE_FACTOR * self._limits.append_bytes
-        options = (*SERVER_OPTIONS, ("grpc.max_receive_message_length", receive_bytes))
-        return aio.server(options=options)
+        options = transport.server_options(
+            receive_bytes=RECEIVE_FACTOR * self._limits.append_bytes,
+            connections=self._room_for_connections(),
+        )
+        return unknown_methods.make_server(options)
+
+    def _room_for_connections(self) -> int:
+        """How many connections there may be, such that the database keeps the files it needs."""
+        wanted = self._settings.max_connections
+        others = OTHER_FILES + FILES_OF_A_READER * self._settings.readers
+        room = max(1, transport.open_files_allowed(wanted + others) - others)
+        if room < wanted:
+            _log.warning("few open files allowed", connections=room, max_connections=wanted)
+        return room
 
     def _bind(self) -> str:
         listen = self._settings.listen
@@ -193,9 +196,7 @@ class Server:
             (event_store.NAME, event_store_service.handlers(calls)),
             (streams.NAME, stream_service.handlers(calls)),
         ):
-            self._server.add_generic_rpc_handlers(
-                (grpc.method_handlers_generic_handler(name, handlers),)
-            )
+            self._server.add_registered_method_handlers(name, handlers)
         reflection.add_to(self._server, (event_store.NAME, streams.NAME, health.SERVICE_NAME))
 
     async def _watch_health(self) -> None:

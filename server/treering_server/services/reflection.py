@@ -26,9 +26,7 @@ def add_to(server: aio.Server, service_names: Sequence[str]) -> None:
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(V1_NAME, {METHOD: handler}),)
-    )
+    server.add_registered_method_handlers(V1_NAME, {METHOD: handler})
 
 
 def _describe_v1() -> None:
