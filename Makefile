@@ -110,9 +110,10 @@ bench: $(DEV) ## Measures; ARGS go to the measuring program
 client-go: ## Makes the stubs of Go, builds and tests its example
 client-typescript: ## Makes the stubs of TypeScript, builds and tests its example
 client-java: ## Makes the stubs of Java, builds and tests its example
+client-cpp: ## Makes the stubs of C++, builds and tests its example
 
 # An example is tested on both databases, and with all languages whose tools are there.
-client-go client-typescript client-java: client-%: $(DEV)
+client-go client-typescript client-java client-cpp: client-%: $(DEV)
 	TREERING_REQUIRE_LANGUAGES=$* $(BIN)/python -m pytest -s tests/languages -k $* $(ARGS)
 
 clean: ## Removes all that was made here; databases stay

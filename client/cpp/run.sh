@@ -23,7 +23,7 @@ available() {
   command -v cmake >/dev/null || missing+=(cmake)
   command -v protoc >/dev/null || missing+=(protobuf-compiler)
   command -v grpc_cpp_plugin >/dev/null || missing+=(protobuf-compiler-grpc)
-  command -v pkg-config >/dev/null || { echo "missing: pkg-config" >&2; return 1; }
+  command -v pkg-config >/dev/null || { echo "missing, by the name of Debian 12: pkgconf" >&2; return 1; }
   pkg-config --exists 'protobuf >= 3.21' || missing+=(libprotobuf-dev)
   pkg-config --exists 'grpc++ >= 1.51' || missing+=(libgrpc++-dev)
   pkg-config --exists 'nlohmann_json >= 3.11' || missing+=(nlohmann-json3-dev)
