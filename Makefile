@@ -20,7 +20,8 @@ DEV := $(VENV)/.dev
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check check-format check-lint check-types check-imports check-protos \
-	check-generated protos released format lock faults soak breakages bench client-go client-java clean
+	check-generated protos released format lock faults soak breakages bench \
+	client-go client-typescript client-java client-cpp client-rust clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -111,15 +112,17 @@ client-go: ## Makes the stubs of Go, builds and tests its example
 client-typescript: ## Makes the stubs of TypeScript, builds and tests its example
 client-java: ## Makes the stubs of Java, builds and tests its example
 client-cpp: ## Makes the stubs of C++, builds and tests its example
+client-rust: ## Makes the stubs of Rust, builds and tests its example
 
 # An example is tested on both databases, and with all languages whose tools are there.
-client-go client-typescript client-java client-cpp: client-%: $(DEV)
+client-go client-typescript client-java client-cpp client-rust: client-%: $(DEV)
 	TREERING_REQUIRE_LANGUAGES=$* $(BIN)/python -m pytest -s tests/languages -k $* $(ARGS)
 
 clean: ## Removes all that was made here; databases stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	rm -rf client/*/.cache client/*/bin client/go/treering/v1 \
-		client/typescript/dist client/typescript/node_modules client/typescript/src/gen client/java/target
+		client/typescript/dist client/typescript/node_modules client/typescript/src/gen \
+		client/java/target client/rust/target
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):

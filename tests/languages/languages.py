@@ -82,7 +82,7 @@ class Python(Language):
         pass
 
 
-EXAMPLES = [Language("go"), Language("typescript"), Language("java"), Language("cpp")]
+EXAMPLES = [Language(name) for name in ("go", "typescript", "java", "cpp", "rust")]
 """Those with an example."""
 LANGUAGES = [Python("python"), *EXAMPLES]
 """Those that take part in the conformance cases."""
