@@ -45,6 +45,7 @@ from failover import (
     query,
 )
 from proxy import Proxy
+from runs import count
 from servers import InProcessServer, environment
 from traffic import SECONDS, connect, stub
 from traffic import reason_of as reason_of_error
@@ -234,6 +235,7 @@ async def test_a_lost_end_under_load(pair, way):
     for follower in followers:
         follower.check(logs, {old_id: fork})
     assert all(len(each.losses) == 1 for each in live)
+    count({"postgresql: failovers that lose an end": 1})
 
 
 async def test_a_synchronous_standby_lacks_nothing(pair):
