@@ -182,6 +182,19 @@ async def test_an_append_whose_deadline_passes_in_an_outage_is_dropped(faulty):
     assert (await head_of(event_store)).head_position == 1
 
 
+async def test_a_defect_of_the_writers_own_ends_an_append_and_not_the_writer(faulty, monkeypatch):
+    storage, event_store, _, health = faulty
+    with monkeypatch.context() as defect:
+        defect.setattr(writer, "FIRST_PAUSE_SECONDS", "no number")
+        storage.is_away = True
+        with pytest.raises(grpc.RpcError) as error:
+            await event_store.Append(append_to("a"), timeout=SECONDS)
+        assert error.value.code() == grpc.StatusCode.INTERNAL
+    storage.is_away = False
+    await health_is(health, SERVING)
+    assert (await append(event_store, append_to("b"))).first_position == 1
+
+
 # --- an append that the database does not take
 
 

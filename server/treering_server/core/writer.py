@@ -255,7 +255,10 @@ class Writer:
         while True:
             batch = self._collect()
             if batch:
-                self._record(batch)
+                try:
+                    self._record(batch)
+                except Exception as error:  # noqa: BLE001 - without its thread nobody is answered
+                    self._give_up(batch, error)
             elif self._queue.closing:
                 return
             else:
