@@ -93,7 +93,7 @@ lock: $(DEV) ## Pins all requirements again, with hashes; ARGS=--upgrade for new
 COUNTS := build/faults/counts.jsonl
 faults: $(DEV) ## Lets everything break for an hour: FAULT_SEED=1 make faults; ARGS="-k sqlite"
 	mkdir -p $(dir $(COUNTS))
-	FAULT_LONG=1 FAULT_SEED=$${FAULT_SEED:-1} FAULT_COUNTS=$(COUNTS) $(BIN)/python -m pytest -s \
+	FAULT_LONG=1 FAULT_SEED=$${FAULT_SEED:-1} FAULT_COUNTS=$(COUNTS) $(BIN)/python -m pytest -vv \
 		tests/faults $(wildcard tests/hostile) tests/model $(ARGS); result=$$?; \
 		PYTHONPATH=tests $(BIN)/python tests/faults/bars.py $(COUNTS); exit $$result
 

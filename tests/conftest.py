@@ -29,6 +29,7 @@ import pytest
 pytest.register_assert_rewrite("calls", "checks")
 
 from databases import Postgres, PostgresServer, sqlite_url  # noqa: E402
+from runs import LONG  # noqa: E402
 from servers import InProcessServer, ServerProcess  # noqa: E402
 from treering.v1.event_store_service_pb2_grpc import EventStoreServiceStub  # noqa: E402
 from treering.v1.stream_service_pb2_grpc import StreamServiceStub  # noqa: E402
@@ -139,6 +140,25 @@ class RanTests:
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
+class ToldAtOnce:
+    """Says of each test, once it has ended, what it noted and how it failed: the end of a long
+    run is far away."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Says it below the test's name."""
+        writer = self._config.get_terminal_writer()
+        if report.when == "call":
+            for name, value in report.user_properties:
+                writer.line(f"\n{name}: {value}")
+        if report.failed:
+            writer.line(f"\n{report.longreprtext}")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers the watch over empty runs."""
+    """Registers the watch over empty runs, and whoever tells of a long one."""
     config.pluginmanager.register(RanTests(), "ran-tests")
+    if LONG:
+        config.pluginmanager.register(ToldAtOnce(config), "told-at-once")

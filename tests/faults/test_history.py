@@ -6,7 +6,6 @@ the history, the log and the servers' lines are kept if a validator speaks.
 """
 
 import os
-import sys
 
 import pytest
 
@@ -34,12 +33,14 @@ def breakable_postgres():
 
 @pytest.mark.timeout(240 + 3 * SECONDS)
 @pytest.mark.parametrize(("kind", "servers", "setting", "seed"), TRIALS)
-async def test_every_promise_holds_while_things_break(request, kind, servers, setting, seed):
+async def test_every_promise_holds_while_things_break(
+    request, record_property, kind, servers, setting, seed
+):
     if why := missing(setting):
         pytest.skip(why)
     postgres = request.getfixturevalue("breakable_postgres") if kind == "postgresql" else None
     verdict = await tried(Plan(kind, servers, seed, SECONDS, setting), postgres)
-    sys.stdout.write(f"{verdict}\n")
+    record_property("verdict", verdict)
     assert not verdict.broken, str(verdict)
     # A trial in which little happened says little.
     assert verdict.faults.total() >= SECONDS / 2, str(verdict)

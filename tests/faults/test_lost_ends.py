@@ -3,7 +3,6 @@ and the ways between everybody are cut: nobody is told anything that holds in ne
 
 import asyncio
 import random
-import sys
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -60,11 +59,14 @@ async def settled(event_store, request):
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("number", range(7 if LONG else 1))
-async def test_a_lost_end_while_other_things_break(own_postgres, number):
+async def test_a_lost_end_while_other_things_break(own_postgres, record_property, number):
     seed = 100 * SEED + number
     url = own_postgres.create_database()
     with await asyncio.to_thread(own_postgres.standby) as standby:
-        await check_a_lost_end(Pair(own_postgres, standby, url), seed)
+        lost, faults = await check_a_lost_end(Pair(own_postgres, standby, url), seed)
+    record_property("events lost", f"{lost}; {faults}")
+    count({"postgresql: failovers that lose an end": 1})
+    count({f"postgresql: {fault}": number for fault, number in faults.items()})
 
 
 async def check_a_lost_end(pair, seed):
@@ -108,6 +110,4 @@ async def check_a_lost_end(pair, seed):
     traffic.check_logs(logs)
     for follower in followers:
         follower.check(logs, {old_id: fork})
-    sys.stdout.write(f"{len(logs[old_id]) - fork} events lost; {breaking.faults}\n")
-    count({"postgresql: failovers that lose an end": 1})
-    count({f"postgresql: {fault}": number for fault, number in breaking.faults.items()})
+    return len(logs[old_id]) - fork, breaking.faults
