@@ -91,7 +91,7 @@ final class TreeringTest {
           Status.Code.RESOURCE_EXHAUSTED,
           Failure.newBuilder()
               .setReason(FailureReason.FAILURE_REASON_OVERLOADED)
-              .setRetryAfter(Duration.newBuilder().setNanos(100_000_000)));
+              .setRetryAfter(Duration.newBuilder().setNanos(500_000_000)));
   private static final StatusRuntimeException DIVERGED =
       failed(
           Status.Code.FAILED_PRECONDITION,
@@ -142,7 +142,7 @@ final class TreeringTest {
     Collections.addAll(script.appends, LOST, OVERLOADED, DEFECT, recorded());
     long begin = System.nanoTime();
     assertEquals(7, Treering.append(store(10_000), REQUEST).getLastPosition());
-    assertTrue(System.nanoTime() - begin >= MILLISECONDS.toNanos(100), "retry_after passed over");
+    assertTrue(System.nanoTime() - begin >= MILLISECONDS.toNanos(500), "retry_after passed over");
     assertEquals(Collections.nCopies(4, REQUEST), script.appended);
   }
 
