@@ -34,6 +34,7 @@ from records import (
     Sent,
     Subscription,
 )
+from traffic import reason_of as reason_of_error
 from treering.v1.event_pb2 import Event, RecordedEvent
 from treering.v1.event_store_service_pb2 import (
     AppendCondition,
@@ -160,14 +161,8 @@ def logged(event: RecordedEvent) -> Logged:
 
 def why(error: grpc.RpcError) -> tuple[str, Failure]:
     """Why a call failed: our reason and its facts, or the bare code of the transport."""
-    trailers = dict(error.trailing_metadata() or ())
-    if "grpc-status-details-bin" not in trailers:
-        if error.details() == "Internal error from Core":
-            # gRPC's own, in this process: it had something to send on a call that was over.
-            return "UNAVAILABLE", Failure()
-        return str(error.code().name), Failure()
-    refusal = unpack(error)
-    return refusal.reason, refusal.failure
+    reason = reason_of_error(error)
+    return reason, unpack(error).failure if reason in CODES else Failure()
 
 
 def outcome_of(reason: str) -> Outcome:

@@ -41,9 +41,12 @@ def ids_of(request: AppendRequest) -> list[str]:
 
 def reason_of(error: Any) -> str:
     """Why a call failed: our reason, or the bare code of the transport."""
-    trailers = dict(error.trailing_metadata() or ())
-    reason = unpack(error).reason if "grpc-status-details-bin" in trailers else error.code().name
-    return str(reason)
+    if "grpc-status-details-bin" in dict(error.trailing_metadata() or ()):
+        return unpack(error).reason
+    if error.details() == "Internal error from Core":
+        # gRPC's own, in this process: it had something to send on a call that was over.
+        return "UNAVAILABLE"
+    return str(error.code().name)
 
 
 REPEATED = {
@@ -52,6 +55,7 @@ REPEATED = {
     "SHUTTING_DOWN",
     "UNAVAILABLE",
     "DEADLINE_EXCEEDED",
+    "CANCELLED",
 }
 """Why an append is repeated. Anything else would be a defect."""
 

@@ -1,0 +1,87 @@
+"""Somebody else holds what the server needs, for longer than it waits: callers are told, nothing is
+written, and all goes on by itself once it is free."""
+
+import asyncio
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from calls import append, append_to, head_of, read, refused
+from checks import check_log
+from faults import LOCK_TABLES, TAKE_APPEND_LOCK
+from servers import InProcessServer
+from traffic import Traffic, connect, stub
+from treering_server.core import writer
+from treering_server.storage import sqlite
+
+SHORT_SECONDS = 0.3
+
+# In a process of its own, as another program would have it: locks of a file belong to processes.
+HOLDER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA wal_autocheckpoint = 0")
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+connection.execute("ROLLBACK")
+"""
+
+
+@contextmanager
+def held(url, statement=TAKE_APPEND_LOCK):
+    """Holds the append lock, or what a statement locks in PostgreSQL."""
+    if url.startswith("sqlite"):
+        command = [sys.executable, "-c", HOLDER, url.removeprefix("sqlite:///")]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"held\n"
+        yield
+        process.communicate()
+        return
+    with psycopg.connect(url) as connection:
+        connection.execute(statement.encode())
+        yield
+
+
+@pytest.fixture
+async def event_store(monkeypatch, database_url):
+    """Of a server that does not wait for long."""
+    monkeypatch.setattr(writer, "LOCK_SECONDS", SHORT_SECONDS)
+    monkeypatch.setattr(writer, "PATIENCE_SECONDS", SHORT_SECONDS)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", SHORT_SECONDS)
+    async with InProcessServer(database_url) as server, connect(server.address) as channel:
+        yield stub(channel)
+
+
+async def test_the_append_lock_is_held_by_another(database_url, event_store):
+    await append(event_store, append_to("a"))
+    request = append_to("a", expected_version=1)
+    with held(database_url):
+        refusal = await refused(event_store.Append(request), "STORAGE_UNAVAILABLE")
+        assert refusal.failure.HasField("retry_after")
+        assert len((await read(event_store)).events) == 1, "reads go on"
+        async with asyncio.timeout(10):
+            assert (await head_of(event_store)).head_position == 1
+    async with Traffic([event_store]) as traffic:
+        await traffic.more(5)
+    answer = await append(event_store, request)
+    assert not answer.duplicate
+    check_log((await read(event_store)).events)
+
+
+async def test_the_tables_are_locked(postgres_url, monkeypatch):
+    """Whoever reads waits as well; nobody is answered with less than there is."""
+    monkeypatch.setattr(writer, "LOCK_SECONDS", SHORT_SECONDS)
+    monkeypatch.setattr(writer, "PATIENCE_SECONDS", SHORT_SECONDS)
+    async with InProcessServer(postgres_url) as server, connect(server.address) as channel:
+        event_store = stub(channel)
+        await append(event_store, append_to("a"))
+        with held(postgres_url, LOCK_TABLES):
+            reading = asyncio.ensure_future(read(event_store))
+            await refused(event_store.Append(append_to("a")), "STORAGE_UNAVAILABLE")
+            assert not reading.done()
+        assert len((await reading).events) == 1
+        assert (await append(event_store, append_to("a"))).first_position == 2
