@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import psutil
 
-from calls import WAIT_SECONDS, append, append_to, head_of, read
+from calls import WAIT_SECONDS, append, append_to, head_of, new_id, read
 from servers import ServerProcess, parse_log
 from treering.v1.event_store_service_pb2_grpc import EventStoreServiceStub
 
@@ -32,6 +32,7 @@ class Bystander:
     """Appends to a stream of its own and asks for the head, all the while."""
 
     store: Any
+    stream: str = field(default_factory=lambda: f"bystander-{new_id()}")
     seconds: list[float] = field(default_factory=list)
     """What each append and its look at the head took."""
     version: int = 0
@@ -41,7 +42,7 @@ class Bystander:
         """Ends only by being cancelled, or with the first call that fails."""
         while True:
             began = time.monotonic()
-            request = append_to("bystander", expected_version=self.version)
+            request = append_to(self.stream, expected_version=self.version)
             await self.store.Append(request, timeout=DEADLINE_SECONDS)
             self.version += 1
             await head_of(self.store)
@@ -84,11 +85,11 @@ async def attacked(
     back and said nothing of defects; a bystander never waited longer than so long; and nothing
     was written but what the bystander wrote."""
     process = psutil.Process(server.pid)
+    async with grpc.aio.insecure_channel(server.address, OWN_CHANNEL) as channel:
+        before = await head_of(EventStoreServiceStub(channel))
     async with bystander(server) as somebody:
-        idle = await somebody.turns(100)
+        idle = await somebody.turns(50)
         bytes_before, files_before = process.memory_info().rss, process.num_fds()
-        head_before = await head_of(somebody.store)
-        version_before = somebody.version
         attack_began = len(somebody.seconds)
         yield somebody
         busy = sorted(somebody.seconds[attack_began:]) or [0.0]
@@ -100,13 +101,13 @@ async def attacked(
             f" attacked, at most {slowest * 1000:.0f}; server grew {grown:.0f} MiB\n"
         )
         await asyncio.to_thread(wait_for_files, process, files_before + DATABASE_FILES)
+    async with grpc.aio.insecure_channel(server.address, OWN_CHANNEL) as channel:
+        log = await read(EventStoreServiceStub(channel), after_position=before.head_position)
+    assert {event.stream for event in log.events} == {somebody.stream}
+    assert len(log.events) == somebody.version
     await check_served(server)
     assert slowest <= seconds
     assert grown <= megabytes
-    async with grpc.aio.insecure_channel(server.address, OWN_CHANNEL) as channel:
-        head = await head_of(EventStoreServiceStub(channel))
-    written = head.head_position - head_before.head_position
-    assert written == somebody.version - version_before
 
 
 def wait_for_files(process: psutil.Process, count: int) -> None:

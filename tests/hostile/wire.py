@@ -1,10 +1,11 @@
 """A client of HTTP/2 that has no manners: whatever bytes a test makes are what goes out."""
 
 import socket
+import struct
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Self
 
@@ -46,6 +47,8 @@ class Frame:
     flags: int
     stream: int
     payload: bytes
+    said: Mapping[str, str] = field(default_factory=dict)
+    """Its headers."""
 
 
 def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
@@ -129,6 +132,10 @@ def reset(stream: int) -> bytes:
     return frame(Kind.RST_STREAM, 0, stream, CANCEL.to_bytes(4))
 
 
+LAST = frame(Kind.PING, payload=b"the last")
+"""Answered when everything before it was read."""
+
+
 @dataclass(frozen=True)
 class End:
     """How a call ended."""
@@ -148,6 +155,7 @@ class Connection:
     def __init__(self, address: str, first: bytes = PREFACE + settings()) -> None:
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), WAIT_SECONDS)
+        self._seconds = WAIT_SECONDS
         self._received = b""
         self._decoder = Decoder()
         self.is_closed = False
@@ -163,12 +171,24 @@ class Connection:
         self._socket.close()
 
     def agree(self) -> Self:
-        """Waits for the server's settings and acknowledges them, as a good client does."""
+        """Waits for the server's settings and acknowledges them, as a good client does, and lets
+        the server send as much as it likes."""
         for received in self.frames():
             if received.kind == Kind.SETTINGS and not received.flags & ACK:
                 self.send(frame(Kind.SETTINGS, ACK))
+                self.send(frame(Kind.WINDOW_UPDATE, payload=(2**30).to_bytes(4)))
                 break
         return self
+
+    def patience(self, seconds: float) -> None:
+        """Sends wait no longer than this for the server to take what was sent before."""
+        self._seconds = seconds
+        self._socket.settimeout(seconds)
+
+    def tear(self) -> None:
+        """Ends it without a goodbye, as a machine does that has forgotten it."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
 
     def send(self, data: bytes) -> bool:
         """Sends it, and tells whether the server took it, which it may refuse to."""
@@ -182,18 +202,21 @@ class Connection:
         """How a call ends; None if it doesn't, for so long."""
         for received in self.frames(seconds):
             if received.kind == Kind.HEADERS:
-                # All of them, since what they say depends on those before.
-                said = {
-                    str(name): str(value) for name, value in self._decoder.decode(received.payload)
-                }
                 if received.stream == stream and received.flags & END_STREAM:
-                    status = said.get("grpc-status")
+                    status = received.said.get("grpc-status")
                     return End(
-                        None if status is None else int(status), said.get("grpc-message", "")
+                        None if status is None else int(status),
+                        received.said.get("grpc-message", ""),
                     )
             elif received.kind == Kind.RST_STREAM and received.stream == stream:
                 return End(reset=int.from_bytes(received.payload))
         return End(closed=True) if self.is_closed else None
+
+    def until_read(self, seconds: float = WAIT_SECONDS) -> bool:
+        """Reads all that comes until the server has read all that was sent, or hung up; false if
+        that takes longer than so long. `LAST` must have been sent."""
+        pong = Frame(Kind.PING, ACK, 0, LAST[HEAD_BYTES:])
+        return any(received == pong for received in self.frames(seconds)) or self.is_closed
 
     def drain(self, seconds: float = WAIT_SECONDS) -> Counter[Kind]:
         """Reads all that comes for so long, or until the connection is closed, and counts it."""
@@ -218,7 +241,7 @@ class Connection:
             except OSError:
                 data = b""
             finally:
-                self._socket.settimeout(WAIT_SECONDS)
+                self._socket.settimeout(self._seconds)
             if not data:
                 self.is_closed = True
                 return
@@ -229,4 +252,9 @@ class Connection:
         if len(self._received) < max(size, HEAD_BYTES):
             return None
         taken, self._received = self._received[:size], self._received[size:]
-        return Frame(taken[3], taken[4], int.from_bytes(taken[5:9]), taken[HEAD_BYTES:])
+        received = Frame(taken[3], taken[4], int.from_bytes(taken[5:9]), taken[HEAD_BYTES:])
+        if received.kind != Kind.HEADERS:
+            return received
+        # All of them are decoded, since what they say depends on those before.
+        said = {str(name): str(value) for name, value in self._decoder.decode(received.payload)}
+        return replace(received, said=said)
