@@ -16,6 +16,10 @@ from runs import counted
 
 CUTS = ("cut off from", "answers lost to", "half-open to")
 DATABASES = ("sqlite", "postgresql")
+RPCS = (
+    *("Append", "AppendMany", "Read", "Subscribe", "GetHead"),
+    *("GetStream", "ListStreams", "UpdateStream", "DeleteStream"),
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ BARS = [
         Bar(f"n of fail the n-th, {each}", 100, of(f"{each}: failed the n-th"))
         for each in DATABASES
     ),
-    Bar("hostile requests, of the RPC that had least", 20_000, of("hostile requests per RPC")),
+    *(Bar(f"hostile requests, {rpc}", 20_000, of(f"hostile requests, {rpc}")) for rpc in RPCS),
     Bar("hostile raw messages", 200_000, of("hostile raw messages")),
 ]
 
