@@ -21,9 +21,10 @@ from treering_server.core.model import Head
 from treering_server.core.reader import Reader
 from treering_server.core.removal import RuleChange
 from treering_server.core.streams import StreamChanges
-from treering_server.core.writer import Committed, Writer
+from treering_server.core.writer import LOOKS, Committed, Writer
 from treering_server.services import event_store, reflection, streams
 from treering_server.services.calls import Calls
+from treering_server.services.intake import Intake
 from treering_server.storage.database import Database, open_database, parse_url
 from treering_server.storage.migrations import DatabaseUnusable
 
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 RECEIVE_FACTOR = 4
 """The transport takes so many times the request limit, so that limits are refused by name."""
+OTHER_READERS = LOOKS + 1
+"""Connections for reading that are left to append conditions and to the feed."""
+OTHER_THREADS = 4
+"""For what needs no such connection: requests are decoded, streams changed."""
 HEALTH_SECONDS = 0.25
 DRAIN_SECONDS = 0.5
 """How long new calls are still answered, with a refusal, after a signal to stop."""
@@ -89,7 +94,9 @@ class Server:
         """
         loop = asyncio.get_running_loop()
         self._stopping: asyncio.Future[None] = loop.create_future()
-        self._threads = ThreadPoolExecutor(self._settings.readers, thread_name_prefix="reader")
+        self._threads = ThreadPoolExecutor(
+            self._settings.readers + OTHER_THREADS, thread_name_prefix="reader"
+        )
         loop.set_default_executor(self._threads)
         try:
             self._database = await asyncio.to_thread(
@@ -185,13 +192,21 @@ class Server:
         return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
 
     def _add_services(self) -> None:
-        reader = Reader(self._database.storage)
-        calls = Calls(self._stopping)
+        reader = Reader(
+            self._database.storage, at_a_time=max(1, self._settings.readers - OTHER_READERS)
+        )
+        intake = Intake(self._limits)
+        calls = Calls(self._stopping, intake)
         event_store_service = event_store.EventStoreService(
-            self._writer, reader, self._feed, self._limits, self._stopping
+            self._writer,
+            reader,
+            self._feed,
+            intake,
+            self._stopping,
+            most_subscriptions=self._limits.subscriptions,
         )
         changes = StreamChanges(self._database.storage, self._stream_changed)
-        stream_service = streams.StreamService(reader, changes, self._limits)
+        stream_service = streams.StreamService(reader, changes)
         for name, handlers in (
             (event_store.NAME, event_store_service.handlers(calls)),
             (streams.NAME, stream_service.handlers(calls)),
@@ -242,6 +257,7 @@ class Server:
             self._watching.cancel()
             await self._health.enter_graceful_shutdown()
             self._stopping.set_result(None)
+            self._feed.wake_all()
 
     async def stop(self) -> None:
         """Ends subscriptions, lets other calls finish for a while, and closes everything."""
@@ -267,6 +283,14 @@ def run(settings: Settings) -> int:
     return asyncio.run(_run(settings))
 
 
+def look_for_garbage_rarely() -> None:
+    """What is there now stays. Looking at all objects for cycles stops the whole server, for a
+    tenth of a second once the ring is full; few cycles are made, so it is done rarely."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 100)
+
+
 async def _run(settings: Settings) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -283,11 +307,7 @@ async def _run(settings: Settings) -> int:
         loop.add_signal_handler(number, on_signal, number)
     server = Server(settings)
     async with server:
-        # What is there now stays. Looking at all objects for cycles stops the whole server, for
-        # a tenth of a second once the ring is full; few cycles are made, so it is done rarely.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(10_000, 20, 100)
+        look_for_garbage_rarely()
         await stop.wait()
         await server.drain()
     return 0

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from contextlib import ExitStack, asynccontextmanager
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -22,13 +23,14 @@ from plans.logs import (
 )
 from plans.strategies import EXAMPLES, queries, terms
 from treering.v1.event_store_service_pb2 import EventBatch
-from treering_server.core import feed as feed_module
 from treering_server.core import pages
 from treering_server.core.errors import StorageUnavailable
 from treering_server.core.feed import (
     EVENT_OVERHEAD_BYTES,
     FRESH_SECONDS,
+    PUSHED_EVENTS,
     RING_BYTES,
+    RUNG_SLEEPERS,
     SHARED_SECONDS,
     Feed,
     FellOut,
@@ -143,15 +145,14 @@ async def test_a_query_that_nobody_waits_for_any_more_is_forgotten(storage, feed
     assert not feed._waiting
 
 
-async def test_a_batch_is_cut_by_bytes_but_holds_at_least_one_event(storage, feed, monkeypatch):
+async def test_a_batch_is_cut_by_bytes_but_holds_at_least_one_event(storage, feed):
     ids = await publish(
         feed, storage, *(("a", make_event(data=b"x" * size)) for size in (10, 10, 5_000, 10))
     )
-    monkeypatch.setattr(feed_module, "PAGE_BYTES", 400)
     with feed.live(EVERYTHING) as live:
         batches, position = [], 0
         while position < feed.head:
-            batch = feed.batch(live, position)
+            batch = feed.batch(live, position, 400)
             batches.append(ids_in(batch))
             position = batch.position
     assert batches == [ids[:2], [ids[2]], [ids[3]]]
@@ -703,7 +704,7 @@ async def test_several_forks_at_once(either, others):
 async def test_own_commits_of_the_incarnation_before_are_dropped(either, others):
     async with followed(either) as feed:
         await publish(feed, either, *some("a", 2))
-        old = write(either, some("a", 2 * feed_module.PUSHED_EVENTS + 1))
+        old = write(either, some("a", 2 * PUSHED_EVENTS + 1))
         log_id = lose_end(others, 2)
         await feed.look_again()
         feed.published(old)
@@ -729,7 +730,7 @@ async def test_own_commits_of_the_next_incarnation_wait_until_it_is_known(either
 
 async def test_half_taken_in_commits_of_the_incarnation_before_are_dropped(either, others):
     async with followed(either) as feed:
-        old = write(either, some("a", 3 * feed_module.PUSHED_EVENTS))
+        old = write(either, some("a", 3 * PUSHED_EVENTS))
         log_id = lose_end(others, 5)
         feed.published(old)
         await feed.look_again()
@@ -848,3 +849,46 @@ def test_whoever_has_a_match_is_woken_and_finds_it(shared_storage, log, asked):
                 assert ids_in(feed.batch(live, base)) == [ids[n] for n in due]
 
     asyncio.run(run())
+
+
+# --- who sleeps
+
+
+async def test_thousands_that_sleep_wake_a_few_at_a_time(storage, feed):
+    """So that they hold up nobody else: others have their turn in between."""
+    counts, done = [], 0
+
+    async def sleep(live):
+        nonlocal done
+        await live.sleep(1_000)
+        done += 1
+
+    with feed.live(EVERYTHING) as live:
+        sleepers = [asyncio.create_task(sleep(live)) for _ in range(1_000)]
+        await asyncio.sleep(0)
+        feed.published(write(storage, some("a", 1)))
+        async with asyncio.timeout(SECONDS):
+            while done < len(sleepers):
+                counts.append(done)
+                await asyncio.sleep(0)
+    steps = [later - before for before, later in pairwise(counts)]
+    assert max(steps) <= RUNG_SLEEPERS
+    assert not live.sleepers
+
+
+async def test_a_sleep_ends_with_time_a_page_a_match_or_the_server(storage, feed):
+    async def page():
+        pass
+
+    with feed.live(of_type("A")) as live:
+        async with asyncio.timeout(SECONDS):
+            await live.sleep(0.001)
+            await live.sleep(1_000, asyncio.create_task(page()))
+        for happens in (
+            lambda: feed.published(write(storage, [("a", make_event("A"))])),
+            feed.wake_all,
+        ):
+            sleeping = asyncio.create_task(live.sleep(1_000))
+            await asyncio.sleep(0)
+            happens()
+            await ended(sleeping)

@@ -21,6 +21,9 @@ from treering_server.core.storage import StreamSpan
 from treering_server.storage import matching
 from treering_server.storage.removal import now
 
+PAGE_BYTES = 400
+"""Few events make a page, such that a short log has many."""
+
 
 @dataclass
 class Log:
@@ -96,7 +99,6 @@ def small_steps():
         patch.setattr(pages, "FIRST_WALK", 8)
         patch.setattr(pages, "LONGEST_WALK", 16)
         patch.setattr(pages, "PAGE_EVENTS", 7)
-        patch.setattr(pages, "PAGE_BYTES", 400)
         patch.setattr(matching, "LEAST_WALKED", 1)
         patch.setattr(matching, "PROBED_EVENTS", 3)
         patch.setattr(matching, "PROBED_POSTINGS", 2)
@@ -170,7 +172,7 @@ def walked(walk, most, due, *, backwards):
     found = []
     looked_to = None
     for _ in range(1_000):
-        page = walk.next(most)
+        page = walk.next(most, PAGE_BYTES)
         found += positions_in(page)
         assert page.count <= most
         if backwards:
@@ -300,12 +302,12 @@ def test_what_is_removed_while_it_is_walked_is_met_no_more(storage_of):
                 pages.StreamPages(storage, "a-1", 0, 12, until=24, backwards=False),
             ]
             for walk in walks:
-                assert positions_in(walk.next(1)) == [1]
+                assert positions_in(walk.next(1, PAGE_BYTES)) == [1]
             remove(storage, replace(log, removed={"a-1": (10, "floor")}, is_erased=erases))
             for walk in walks:
                 found, page = [], None
                 while page is None or not page.last:
-                    page = walk.next(5)
+                    page = walk.next(5, PAGE_BYTES)
                     found += positions_in(page)
                 assert [each for each in found if each % 2] == [21, 23]
 
@@ -315,5 +317,5 @@ def test_one_event_larger_than_a_page_travels_alone(storage_of):
     with storage_of(log) as storage:
         for query in (EVERYTHING, Query((QueryItem(categories=frozenset("a")),))):
             walk = pages.walk(storage, query, 0, 3, backwards=False)
-            found = [positions_in(walk.next(1_000)) for _ in range(3)]
+            found = [positions_in(walk.next(1_000, PAGE_BYTES)) for _ in range(3)]
             assert found == [[1], [2], [3]]

@@ -79,7 +79,7 @@ READERS: dict[type[Message], Callable[[bytes], Any]] = {
     AppendManyRequest: lambda data: requests.read_append_many(data, LIMITS),
     ReadRequest: lambda data: requests.read_read(data, LIMITS),
     SubscribeRequest: lambda data: requests.read_subscribe(data, LIMITS),
-    GetHeadRequest: requests.read_get_head,
+    GetHeadRequest: lambda data: requests.read_get_head(data, LIMITS),
     GetStreamRequest: lambda data: requests.read_get_stream(data, LIMITS),
     ListStreamsRequest: lambda data: requests.read_list_streams(data, LIMITS),
     UpdateStreamRequest: lambda data: requests.read_update_stream(data, LIMITS),

@@ -21,12 +21,13 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 from treering_server.core.errors import LogMismatch, LogState, StorageUnavailable
 from treering_server.core.incarnations import last_common_position
 from treering_server.core.model import Head
-from treering_server.core.pages import PAGE_BYTES
+from treering_server.core.outgoing import PAGE_BYTES
 from treering_server.core.query import Query, QueryItem, Terms, category_of, events_of_stream
 from treering_server.core.record import Recorded, join, parse
 from treering_server.core.removal import Rule, RuleChange
@@ -42,6 +43,9 @@ FETCHED_EVENTS = 4_000
 FETCHED_BYTES = 4 * 1024 * 1024
 PUSHED_EVENTS = 256
 """Events taken in at a time: half a millisecond of the loop."""
+RUNG_SLEEPERS = 64
+"""Subscriptions that go on at a time, so that thousands which wait for the same event hold up
+nobody else for long."""
 FRESH_SECONDS = 0.004
 """For so long after a look at the database nobody asks whether something was removed: less
 than it takes to remove something and hear that it is done."""
@@ -90,16 +94,35 @@ class LiveQuery:
         self.woken: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """Done with the next match; its result is the position before it, up to which nothing
         matched since."""
-        self.last: tuple[int, int, float, Batch] | None = None
-        """The batch made last, with the position after which, the head at which and the time
-        until which: all that wait for the same query usually ask for the same one."""
+        self.sleepers: set[asyncio.Future[None]] = set()
+        """Done some time after `woken`, a few in each of the loop's rounds."""
+        self.last: tuple[int, int, int, float, Batch] | None = None
+        """The batch made last, with the position after which, the bytes up to which, the head at
+        which and the time until which: all that wait for the same query usually ask for the same
+        one."""
         self.is_deleted = False
         """It asks for one stream, which was deleted permanently."""
 
-    def wake(self, quiet_to: int) -> None:
-        """Tells all who wait now."""
-        self.woken.set_result(quiet_to)
-        self.woken = asyncio.get_running_loop().create_future()
+    async def sleep(self, seconds: float, reading: "asyncio.Task[Any] | None" = None) -> None:
+        """Waits for a match, the end of a page that is being read, or some time. May end for
+        nothing. However many sleep, it costs each of them the same."""
+        loop = asyncio.get_running_loop()
+        sleeper: asyncio.Future[None] = loop.create_future()
+        self.sleepers.add(sleeper)
+        timer = loop.call_later(max(seconds, 0), ring, sleeper)
+        if reading is not None:
+            reading.add_done_callback(lambda _: ring(sleeper))
+        try:
+            await sleeper
+        finally:
+            timer.cancel()
+            self.sleepers.discard(sleeper)
+
+
+def ring(sleeper: "asyncio.Future[None]") -> None:
+    """Ends a sleep that did not end by itself."""
+    if not sleeper.done():
+        sleeper.set_result(None)
 
 
 def _index_terms(item: QueryItem) -> Iterator[Term]:
@@ -144,6 +167,7 @@ class Feed:
         self._incoming: deque[Committed] = deque()
         self._queries: dict[Query, LiveQuery] = {}
         self._waiting: defaultdict[Term, set[LiveQuery]] = defaultdict(set)
+        self._rung: deque[asyncio.Future[None]] = deque()
         self._nudge = asyncio.Event()
         self._looked: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._fresh_until = 0.0
@@ -231,7 +255,7 @@ class Feed:
             of_stream = self._queries.get(events_of_stream(change.stream))
             if of_stream is not None:
                 of_stream.is_deleted = True
-                of_stream.wake(0)
+                self._wake(of_stream, 0)
 
     def event_id(self, position: int) -> UUID | None:
         """Id of an event that the ring holds."""
@@ -262,7 +286,7 @@ class Feed:
                     if not self._waiting[term]:
                         del self._waiting[term]
 
-    def batch(self, live: LiveQuery, after: int) -> Batch:
+    def batch(self, live: LiveQuery, after: int, most_bytes: int = PAGE_BYTES) -> Batch:
         """What matches after a position, as much as one response may hold.
 
         Raises:
@@ -273,10 +297,10 @@ class Feed:
         last_made = live.last
         if (
             last_made is not None
-            and last_made[:2] == (after, self.head)
-            and time.monotonic() < last_made[2]
+            and last_made[:3] == (after, most_bytes, self.head)
+            and time.monotonic() < last_made[3]
         ):
-            return last_made[3]
+            return last_made[4]
         records: list[bytes] = []
         size = 0
         position = max(after, self.head)
@@ -286,7 +310,7 @@ class Feed:
             if record is None:
                 continue
             size += len(record)
-            if records and size > PAGE_BYTES:
+            if records and size > most_bytes:
                 position = last
                 break
             records.append(record)
@@ -295,7 +319,7 @@ class Feed:
         if live.holders > 1:
             # What is removed by its age is so at a time.
             until = time.monotonic() + SHARED_SECONDS if self._tail.has_rules else float("inf")
-            live.last = (after, self.head, until, batch)
+            live.last = (after, most_bytes, self.head, until, batch)
         return batch
 
     async def _follow(self) -> None:
@@ -373,7 +397,7 @@ class Feed:
         self._incoming.clear()
         for live in self._queries.values():
             live.last = None
-            live.wake(0)
+            self._wake(live, 0)
 
     def _set_rules(
         self, rules: Mapping[str, tuple[Rule, int]], until: int, generation: int
@@ -395,9 +419,31 @@ class Feed:
             forgotten = self._records.pop(self._tail.base)
             self._bytes -= len(forgotten or b"") + EVENT_OVERHEAD_BYTES
         if self._waiting:
-            self._wake(first, [None if event is None else event.terms for _, event in events])
+            terms = [None if event is None else event.terms for _, event in events]
+            self._wake_matching(first, terms)
 
-    def _wake(self, first: int, events: Sequence[Terms | None]) -> None:
+    def wake_all(self) -> None:
+        """Lets all who wait look around: the server goes away."""
+        for live in self._queries.values():
+            self._wake(live, 0)
+
+    def _wake(self, live: LiveQuery, quiet_to: int) -> None:
+        live.woken.set_result(quiet_to)
+        live.woken = asyncio.get_running_loop().create_future()
+        if not live.sleepers:
+            return
+        if not self._rung:
+            asyncio.get_running_loop().call_soon(self._ring_some)
+        self._rung.extend(live.sleepers)
+        live.sleepers.clear()
+
+    def _ring_some(self) -> None:
+        for _ in range(min(RUNG_SLEEPERS, len(self._rung))):
+            ring(self._rung.popleft())
+        if self._rung:
+            asyncio.get_running_loop().call_soon(self._ring_some)
+
+    def _wake_matching(self, first: int, events: Sequence[Terms | None]) -> None:
         woken: set[LiveQuery] = set()
         for position, terms in enumerate(events, start=first):
             if terms is None:
@@ -406,4 +452,4 @@ class Feed:
                 for live in self._waiting.get(term, ()):
                     if live not in woken and live.query.matches(terms):
                         woken.add(live)
-                        live.wake(position - 1)
+                        self._wake(live, position - 1)

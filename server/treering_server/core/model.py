@@ -4,7 +4,7 @@ Positions and versions count from 1; 0 stands for "before everything" and "no su
 stream". Times are whole microseconds since 1970, UTC.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
@@ -79,6 +79,11 @@ class Append:
     expected_log_id: UUID | None
     size: int
     """Bytes of the encoded request: what it counts for where memory is bounded."""
+
+    @property
+    def event_count(self) -> int:
+        """How many events it has."""
+        return sum(len(part.events) for part in self.streams) + len(self.events)
 
     def placed_events(self) -> list[tuple[str, NewEvent]]:
         """All events with their stream ("" for none), in the order of recording."""
@@ -193,6 +198,8 @@ class Subscribe:
     heartbeat_seconds: float
     expected_log_id: UUID | None = None
     after_event_id: UUID | None = None
+    size: int = field(default=0, compare=False)
+    """Bytes of the encoded request: what it counts for while it is open."""
 
 
 @dataclass(frozen=True, slots=True)

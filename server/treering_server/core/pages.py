@@ -9,12 +9,11 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+from treering_server.core.outgoing import PAGE_BYTES
 from treering_server.core.query import EVERYTHING, Query, QueryItem
 from treering_server.core.record import join
 from treering_server.core.storage import Storage, StoredRecord
 
-PAGE_BYTES = 1_000_000
-"""No response nears the 4 MiB that gRPC clients take by default."""
 PAGE_EVENTS = 4_000
 PAGE_SECONDS = 0.05
 """A page of a sparse query ends after that long, empty or not, so that a checkpoint moves."""
@@ -40,8 +39,9 @@ class Page:
 class Pages(Protocol):
     """A walk along a window."""
 
-    def next(self, most: int) -> Page:
-        """The next page, of at most that many events; perhaps of none."""
+    def next(self, most: int, most_bytes: int = PAGE_BYTES) -> Page:
+        """The next page, of at most that many events and bytes; perhaps of none. One event that
+        is larger makes a page of its own."""
 
 
 def walk(storage: Storage, query: Query, after: int, until: int, *, backwards: bool) -> Pages:
@@ -68,7 +68,7 @@ class LogPages:
         self._backwards = backwards
         self._fruitless = 1
 
-    def next(self, most: int) -> Page:
+    def next(self, most: int, most_bytes: int = PAGE_BYTES) -> Page:
         """See `Pages`."""
         # No more than is asked for, unless it takes many to find one that is not removed.
         window = max(most, self._fruitless)
@@ -76,7 +76,7 @@ class LogPages:
         rows = []
         if after < until:
             rows = self._storage.records(
-                after, until, backwards=self._backwards, max_bytes=PAGE_BYTES
+                after, until, backwards=self._backwards, max_bytes=most_bytes
             )
         if rows:
             rows = _first_events(rows, most)
@@ -133,13 +133,13 @@ class StreamPages:
         self._position = 0 if backwards else until
         self._backwards = backwards
 
-    def next(self, most: int) -> Page:
+    def next(self, most: int, most_bytes: int = PAGE_BYTES) -> Page:
         """See `Pages`."""
         after, until = _nearest(self._after, self._until, most, backwards=self._backwards)
         rows = []
         if after < until:
             rows = self._storage.stream_records(
-                self._stream, after, until, backwards=self._backwards, max_bytes=PAGE_BYTES
+                self._stream, after, until, backwards=self._backwards, max_bytes=most_bytes
             )
         version = rows[-1][1] if rows else None
         if self._backwards:
@@ -211,7 +211,7 @@ class QueryPages:
         ]
         self._found: list[int] = []
 
-    def next(self, most: int) -> Page:
+    def next(self, most: int, most_bytes: int = PAGE_BYTES) -> Page:
         """See `Pages`."""
         most = min(most, PAGE_EVENTS)
         deadline = time.monotonic() + PAGE_SECONDS
@@ -220,7 +220,7 @@ class QueryPages:
         wanted = self._found[:most]
         rows: list[StoredRecord] = []
         if wanted:
-            rows = self._storage.records_at(wanted, max_bytes=PAGE_BYTES)
+            rows = self._storage.records_at(wanted, max_bytes=most_bytes)
             del self._found[: len(rows)]
         if self._found:
             position = rows[-1][0]

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 from treering_server.core import pages
@@ -31,8 +32,10 @@ from treering_server.core.model import (
     UntilPosition,
     UntilTime,
 )
+from treering_server.core.outgoing import Outgoing
 from treering_server.core.pages import Page, Pages
 from treering_server.core.storage import Incarnation, Storage
+from treering_server.core.turns import Turns
 
 MIN_POSITION_SECONDS = 5.0
 """The longest wait for `min_position`."""
@@ -41,9 +44,10 @@ DEADLINE_SHARE = 0.9
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.002, 0.05
 HISTORY_READERS = 4
 """Pages of subscriptions read at a time: many late ones must not shut out the reads."""
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reading:
     """One state of the log, and the way to the events asked of it."""
 
@@ -52,25 +56,33 @@ class Reading:
     log_id: UUID
     pages: Pages
     first_page: Page | None = None
-    """If one was asked for: read in the same go as the rest."""
+    """If one was asked for, and until it is taken: read in the same go as the rest."""
 
 
 class Reader:
-    """Reads the log in the loop's default threads, one short transaction a page."""
+    """Reads the log in the loop's default threads, one short transaction a page, callers in
+    turn."""
 
-    def __init__(self, storage: Storage) -> None:
-        """Reads from a storage."""
+    def __init__(self, storage: Storage, *, at_a_time: int) -> None:
+        """Reads from a storage, with so many of its connections at a time."""
         self._storage = storage
         self._incarnations: Sequence[Incarnation] = ()
-        self._history = asyncio.Semaphore(HISTORY_READERS)
+        self._turns = Turns(at_a_time)
+        self._history = Turns(min(HISTORY_READERS, at_a_time))
+        self.outgoing = Outgoing()
+        """What was read, and is not sent yet."""
+
+    async def _in_turn(self, read: Callable[..., T], *arguments: object) -> T:
+        async with self._turns:
+            return await asyncio.to_thread(read, *arguments)
 
     async def head(self) -> Head:
         """The end of the log, with all that was acknowledged before by any server."""
-        return await asyncio.to_thread(self._storage.head)
+        return await self._in_turn(self._storage.head)
 
     async def event_id(self, position: int) -> UUID | None:
         """Id of the event at a position."""
-        return await asyncio.to_thread(self._storage.event_id, position)
+        return await self._in_turn(self._storage.event_id, position)
 
     async def stream(self, name: str) -> Stream:
         """A stream.
@@ -78,14 +90,14 @@ class Reader:
         Raises:
             NotFound: It was never written to.
         """
-        stream = await asyncio.to_thread(self._storage.stream, name)
+        stream = await self._in_turn(self._storage.stream, name)
         if stream is None:
             raise NotFound("stream", name)
         return stream
 
     async def streams(self, request: ListStreams) -> list[Stream]:
         """A page of streams, and one more if there are more."""
-        return await asyncio.to_thread(self._storage.streams, request)
+        return await self._in_turn(self._storage.streams, request)
 
     async def read(self, read: Read, seconds: float | None) -> Reading:
         """Notes the state and finds the start.
@@ -97,10 +109,10 @@ class Reader:
         Raises:
             Refusal: See `ReadRequest`.
         """
-        reading = await asyncio.to_thread(self._begin, read, None)
+        reading = await self._in_turn(self._begin, read, None)
         if reading is None:
             head = await self._reach(read.min_position, seconds)
-            reading = await asyncio.to_thread(self._begin, read, head)
+            reading = await self._in_turn(self._begin, read, head)
             assert reading is not None
         return reading
 
@@ -122,7 +134,8 @@ class Reader:
         if read.limit == 0:
             return reading
         most = pages.PAGE_EVENTS if read.limit is None else read.limit
-        return replace(reading, first_page=reading.pages.next(most))
+        reading.first_page = self._next(reading.pages, most)
+        return reading
 
     async def pages(self, reading: Reading, limit: int | None) -> AsyncIterator[Page]:
         """The pages of a read that have events.
@@ -131,22 +144,23 @@ class Reader:
             LogDiverged: The log has lost its end meanwhile, and with it events of the read.
         """
         remaining = pages.PAGE_EVENTS if limit is None else limit
-        first = reading.first_page
+        # Not to be kept for as long as the call goes on.
+        page, reading.first_page = reading.first_page, None
         while remaining > 0:
-            if first is not None:
-                page, first = first, None
-            else:
-                page = await asyncio.to_thread(reading.pages.next, remaining)
+            if page is None:
+                page = await self._in_turn(self._next, reading.pages, remaining)
             if self._storage.log_id != reading.log_id:
                 state, common = await self.last_common_position(reading.log_id)
                 if common < reading.head_position:
                     raise LogDiverged(state, common)
             if page.count:
-                yield page
+                with self.outgoing.waiting(page.payload):
+                    yield page
             if page.last:
                 return
             if limit is not None:
                 remaining -= page.count
+            page = None
 
     async def _reach(self, position: int, seconds: float | None) -> Head:
         wait = MIN_POSITION_SECONDS
@@ -174,7 +188,7 @@ class Reader:
         log's."""
         head = await self.head()
         state = LogState(head.log_id, head.position)
-        incarnations = await asyncio.to_thread(self._storage.incarnations)
+        incarnations = await self._in_turn(self._storage.incarnations)
         common = last_common_position(log_id, state, incarnations)
         return state, head.position if common is None else common
 
@@ -269,7 +283,7 @@ class Reader:
         Raises:
             Refusal: See `SubscribeRequest`.
         """
-        return await asyncio.to_thread(self._start_now, subscribe)
+        return await self._in_turn(self._start_now, subscribe)
 
     def _start_now(self, subscribe: Subscribe) -> tuple[Head, int]:
         head = self._storage.head()
@@ -315,8 +329,8 @@ class Reader:
         if not isinstance(source, StreamSource):
             return pages.walk(self._storage, source, after, until, backwards=False)
         stream = source.stream
-        before = await asyncio.to_thread(self._storage.span, stream, after)
-        span = await asyncio.to_thread(self._storage.span, stream, until)
+        before = await self._in_turn(self._storage.span, stream, after)
+        span = await self._in_turn(self._storage.span, stream, until)
         first = max(before.last, span.first - 1)
         return pages.StreamPages(
             self._storage, stream, first, span.last, until=until, backwards=False
@@ -325,4 +339,7 @@ class Reader:
     async def history_page(self, walk: Pages) -> Page:
         """The next page of a subscription's history, in turn with those of others."""
         async with self._history:
-            return await asyncio.to_thread(walk.next, pages.PAGE_EVENTS)
+            return await self._in_turn(self._next, walk, pages.PAGE_EVENTS)
+
+    def _next(self, walk: Pages, most: int) -> Page:
+        return walk.next(most, self.outgoing.page_bytes)

@@ -8,13 +8,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from uuid import UUID
 
 from treering_server.core.errors import LogDiverged, ShuttingDown, StreamDeleted
 from treering_server.core.feed import Feed, FellOut, LiveQuery
 from treering_server.core.model import StreamSource, Subscribe
-from treering_server.core.pages import Page
 from treering_server.core.query import events_of_stream
 from treering_server.core.reader import Reader
 
@@ -106,8 +105,10 @@ class Subscription:
             yield self._told_now(Started(head.log_id, self._position, head.position))
             until = head.position
             while True:
+                # Here and below: one that waits keeps nothing that was sent.
                 async for signal in self._history(live, until):
                     yield self._told_now(signal)
+                    del signal
                 if self._is_left_behind():
                     yield self._told_now(await self._follow_log())
                 elif self._feed.holds_after(self._position):
@@ -115,6 +116,7 @@ class Subscription:
                     yield self._told_now(caught_up)
                     async for signal in self._live(live):
                         yield self._told_now(signal)
+                        del signal
                     if not self._is_left_behind():
                         yield self._told_now(FellBehind(self._position))
                 until = self._feed.head
@@ -163,8 +165,13 @@ class Subscription:
             self._check_deleted(live)
             reading = asyncio.create_task(self._reader.history_page(walk))
             try:
-                while not await self._done_in_time(reading):
-                    yield await self._heartbeat()
+                while not reading.done():
+                    self._check_stopping()
+                    if self._silence_left() <= 0:
+                        yield await self._heartbeat()
+                    else:
+                        await live.sleep(self._silence_left(), reading)
+                self._check_stopping()
                 page = reading.result()
             finally:
                 reading.cancel()
@@ -174,21 +181,11 @@ class Subscription:
             last = page.last
             self._position = until if last else page.looked_to
             if page.count:
-                yield Events(page.payload, page.last_position)
+                with self._reader.outgoing.waiting(page.payload):
+                    yield Events(page.payload, page.last_position)
+                del page
             elif self._silence_left() <= 0:
                 yield await self._heartbeat()
-
-    async def _done_in_time(self, reading: "asyncio.Task[Page]") -> bool:
-        """Waits for a page, or until it is time for a heartbeat."""
-        self._check_stopping()
-        ends: set[asyncio.Future[Any]] = {reading, self._stopping}
-        await asyncio.wait(
-            ends,
-            timeout=max(self._silence_left(), 0),
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        self._check_stopping()
-        return reading.done()
 
     async def _live(self, live: LiveQuery) -> AsyncIterator[Signal]:
         """What comes, until the subscriber falls out of the ring, or the log loses its end."""
@@ -202,26 +199,25 @@ class Subscription:
             if self._is_left_behind():
                 return
             try:
-                batch = self._feed.batch(live, self._position)
+                most_bytes = self._reader.outgoing.page_bytes
+                batch = self._feed.batch(live, self._position, most_bytes)
             except FellOut:
                 return
             self._position = batch.position
             if batch.payload:
-                yield Events(batch.payload, batch.last_position)
+                with self._reader.outgoing.waiting(batch.payload):
+                    yield Events(batch.payload, batch.last_position)
+                del batch
             elif self._silence_left() <= 0:
                 yield await self._heartbeat()
             elif self._position >= self._feed.head:
-                await self._wait(woken)
+                await self._wait(live, woken)
 
-    async def _wait(self, woken: "asyncio.Future[int]") -> None:
+    async def _wait(self, live: LiveQuery, woken: "asyncio.Future[int]") -> None:
         """Waits for a match, silence or the end; meanwhile nothing matched, however far the
         ring moved on."""
-        ends: set[asyncio.Future[Any]] = {woken, self._stopping}
-        await asyncio.wait(
-            ends,
-            timeout=max(self._silence_left(), 0),
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        if not woken.done():
+            await live.sleep(self._silence_left())
         quiet_to = woken.result() if woken.done() else self._feed.head
         self._position = max(self._position, quiet_to)
 

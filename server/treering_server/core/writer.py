@@ -15,9 +15,8 @@ decided again; what its first attempt did write comes out as a repeat.
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 from uuid import UUID
 
@@ -32,6 +31,7 @@ from treering_server.core.errors import (
 )
 from treering_server.core.failpoints import reached
 from treering_server.core.model import Append, Appended
+from treering_server.core.queue import FairQueue
 from treering_server.core.record import EnvelopeEncoder, parse
 from treering_server.core.removal import Rule
 from treering_server.core.storage import (
@@ -43,18 +43,21 @@ from treering_server.core.storage import (
     WriteTransaction,
 )
 from treering_server.core.tail import Tail
+from treering_server.core.turns import Turns, caller
 
 BATCH_EVENTS = 10_000
 """At least one append goes into a batch, however large."""
 BATCH_BYTES = 8 * 1024 * 1024
 QUEUE_BYTES = 64 * 1024 * 1024
 """What may wait; more is refused."""
-APPEND_OVERHEAD_BYTES = 1_024
-"""What a waiting append counts for beside its bytes."""
+APPEND_OVERHEAD_BYTES, EVENT_OVERHEAD_BYTES = 1_024, 1_024
+"""What a waiting append, and each of its events, counts for beside its bytes."""
 TAIL_EVENTS = 20_000
 """Recent events that append conditions are decided on in memory."""
 FETCHED_EVENTS, FETCHED_BYTES = 10_000, 8 * 1024 * 1024
 """What may be read under the lock of what other servers wrote."""
+ANSWERS = 256
+"""Appends answered at a time, so that a large batch holds up nobody else for long."""
 LOCK_SECONDS = 5.0
 """How long one attempt waits for the append lock."""
 PATIENCE_SECONDS = 5.0
@@ -66,6 +69,8 @@ STUCK_SECONDS = 5.0
 LOOKS = 3
 """Appends whose conditions are looked at in the database at a time: the rest of its
 connections is for reads."""
+LOOK_WAIT_SECONDS = 5.0
+"""How long an append waits for that."""
 PROBE_SECONDS = 0.5
 """How often the append lock is tried while it can't be had and nobody appends."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 0.5
@@ -91,7 +96,8 @@ class AppendCall:
     fails for a reason that may pass, those behind it must not be recorded."""
 
     def __init__(self) -> None:
-        """Nothing has failed yet."""
+        """Nothing has failed yet. Must be called where the call is answered."""
+        self.caller = caller.get()
         self.broken = False
 
 
@@ -112,23 +118,9 @@ class _Waiting:
     attempted: bool = False
     """A commit that it was part of had no known end."""
 
-    @property
-    def size(self) -> int:
-        return self.append.size + APPEND_OVERHEAD_BYTES
-
 
 class _TooFarBehind(Exception):
     """Other servers wrote more than should be read under the lock."""
-
-
-@dataclass(slots=True)
-class _Queue:
-    """What waits for the writer's thread. Guarded by its condition."""
-
-    waiting: deque[_Waiting] = field(default_factory=deque)
-    size: int = 0
-    closing: bool = False
-    changed: threading.Condition = field(default_factory=threading.Condition)
 
 
 class Writer:
@@ -153,12 +145,13 @@ class Writer:
         self._storage = storage
         self._published = published
         self._seen_head = seen_head
-        self._queue_bytes = queue_bytes
         self._loop = asyncio.get_running_loop()
-        self._looking = asyncio.Semaphore(LOOKS)
+        self._looking = Turns(LOOKS)
         self._room = asyncio.Event()
-        self._room.set()
-        self._queue = _Queue()
+        self._changed = threading.Condition()
+        """Guards the queue, and whether it closes."""
+        self._queue: FairQueue[_Waiting] = FairQueue(queue_bytes)
+        self._closing = False
         self._encoder = EnvelopeEncoder()
         self._incarnations: Sequence[Incarnation] = storage.incarnations()
         self._committed = storage.head().position
@@ -208,33 +201,54 @@ class Writer:
             StorageUnavailable: Its conditions could not be looked at.
         """
         deadline = float("inf") if seconds is None else time.monotonic() + seconds
-        looked = not_looked(append.conditions)
+        size = append.size + APPEND_OVERHEAD_BYTES + EVENT_OVERHEAD_BYTES * append.event_count
+        with self._changed:
+            if self._closing:
+                raise ShuttingDown
+            if not self._queue.admit(call.caller, size):
+                raise Overloaded("too many appends wait to be recorded")
         log_id = self._storage.log_id
+        answer = self._loop.create_future()
+        try:
+            looked = await self._looked(append)
+        except BaseException:
+            with self._changed:
+                self._queue.leave(call.caller, size)
+            raise
+        waiting = _Waiting(append, call, deadline, answer, looked, log_id)
+        with self._changed:
+            if self._closing:
+                self._queue.leave(call.caller, size)
+                raise ShuttingDown
+            self._queue.put(call.caller, size, waiting)
+            self._changed.notify()
+        return answer
+
+    async def _looked(self, append: Append) -> Sequence[Looked]:
+        """What is known of an append's conditions before it is decided."""
+        looked = not_looked(append.conditions)
         seen = max(self._committed, self._seen_head())
         if looked and (
             seen - self._tail.head > FETCHED_EVENTS
             or any(each.to < self._tail.base for each in looked)
         ):
-            async with self._looking:
-                looked = await asyncio.to_thread(look, self._storage, append.conditions, looked)
-        answer = self._loop.create_future()
-        waiting = _Waiting(append, call, deadline, answer, looked, log_id)
-        queue = self._queue
-        with queue.changed:
-            if queue.closing:
-                raise ShuttingDown
-            if queue.waiting and queue.size + waiting.size > self._queue_bytes:
-                raise Overloaded("too many appends wait to be recorded")
-            queue.waiting.append(waiting)
-            queue.size += waiting.size
-            if 2 * queue.size > self._queue_bytes:
-                self._room.clear()
-            queue.changed.notify()
-        return waiting.answer
+            try:
+                async with asyncio.timeout(LOOK_WAIT_SECONDS) as waiting, self._looking:
+                    waiting.reschedule(None)
+                    return await asyncio.to_thread(look, self._storage, append.conditions, looked)
+            except TimeoutError:
+                raise Overloaded("too many append conditions wait to be looked at") from None
+        return looked
 
-    async def room(self) -> None:
-        """Waits until less than half of what may wait does: for callers that can slow down."""
-        await self._room.wait()
+    async def room(self, call: AppendCall) -> None:
+        """Waits until a call that can slow down need not: until half of what may wait, or of
+        its caller's share of that, is free."""
+        while True:
+            with self._changed:
+                if self._queue.has_room(call.caller):
+                    return
+                self._room.clear()
+            await self._room.wait()
 
     async def close(self, seconds: float) -> bool:
         """Records what is queued, then ends the thread. Later appends are refused.
@@ -242,9 +256,9 @@ class Writer:
         Returns:
             Whether that was done in time; the outcome of what still waits is unknown if not.
         """
-        with self._queue.changed:
-            self._queue.closing = True
-            self._queue.changed.notify()
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
         await asyncio.to_thread(self._thread.join, seconds)
         return not self._thread.is_alive()
 
@@ -259,7 +273,7 @@ class Writer:
                     self._record(batch)
                 except Exception as error:  # noqa: BLE001 - without its thread nobody is answered
                     self._give_up(batch, error)
-            elif self._queue.closing:
+            elif self._closing:
                 return
             else:
                 self._probe()
@@ -286,20 +300,20 @@ class Writer:
         queue = self._queue
         batch: list[_Waiting] = []
         events = size = 0
-        with queue.changed:
-            while not queue.waiting and not queue.closing:
+        with self._changed:
+            while not queue and not self._closing:
                 known = self._available.is_set()
-                if not queue.changed.wait(None if known else PROBE_SECONDS):
+                if not self._changed.wait(None if known else PROBE_SECONDS):
                     return []
-            while queue.waiting and (not batch or (events < BATCH_EVENTS and size < BATCH_BYTES)):
-                waiting = queue.waiting.popleft()
+            while queue and (
+                not batch or (events < BATCH_EVENTS and size + queue.next_size <= BATCH_BYTES)
+            ):
+                size += queue.next_size
+                waiting = queue.take()
                 batch.append(waiting)
-                queue.size -= waiting.size
-                size += waiting.size
-                events += sum(len(part.events) for part in waiting.append.streams)
-                events += len(waiting.append.events)
-            roomy = 2 * queue.size <= self._queue_bytes
-        if roomy:
+                events += waiting.append.event_count
+            waited_for = not self._room.is_set()
+        if waited_for:
             self._loop.call_soon_threadsafe(self._room.set)
         return batch
 
@@ -528,10 +542,12 @@ class Writer:
     ) -> None:
         if committed is not None:
             self._published(committed)
-        for answer, outcome in answers:
+        for answer, outcome in answers[:ANSWERS]:
             if answer.done():
                 continue
             if isinstance(outcome, Appended):
                 answer.set_result(outcome)
             else:
                 answer.set_exception(outcome)
+        if len(answers) > ANSWERS:
+            self._loop.call_soon(self._deliver, answers[ANSWERS:], None)

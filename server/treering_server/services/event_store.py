@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from treering_server.core.errors import InvalidRequest, Overloaded, Refusal, ShuttingDown, Violation
 from treering_server.core.feed import Feed
-from treering_server.core.limits import Limits
-from treering_server.core.model import Appended
+from treering_server.core.model import Append, Appended, Read, Subscribe
 from treering_server.core.reader import Reader
 from treering_server.core.subscription import (
     CaughtUp,
@@ -21,13 +20,16 @@ from treering_server.core.subscription import (
 )
 from treering_server.core.writer import AppendCall, Writer
 from treering_server.services import requests, responses
-from treering_server.services.calls import Calls, Context, Handler
+from treering_server.services.calls import Calls, Handler
+from treering_server.services.intake import Context, Intake
 from treering_server.services.requests import AppendItem
 
 NAME = "treering.v1.EventStoreService"
 
-LARGE_REQUEST_BYTES = 32 * 1024
-"""A request from this size on is read in a thread, so that the loop goes on meanwhile."""
+SUBSCRIPTIONS_BYTES = 64 * 1024 * 1024
+"""Requests of all open subscriptions together, whose queries stay in memory."""
+ANSWERED_ITEMS = 256
+"""Results in one response at most: to encode them holds up the loop."""
 SUBMITTED_ITEMS = 32
 """Items read on end before the loop has its turn."""
 UNANSWERED_ITEMS = 2_048
@@ -58,43 +60,42 @@ class EventStoreService:
         writer: Writer,
         reader: Reader,
         feed: Feed,
-        limits: Limits,
+        intake: Intake,
         stopping: "asyncio.Future[None]",
+        *,
+        most_subscriptions: int,
     ) -> None:
         """Serves what it is given. `stopping` is done when the server goes away."""
         self._writer = writer
         self._reader = reader
         self._feed = feed
-        self._limits = limits
+        self._intake = intake
         self._stopping = stopping
+        self._most_subscriptions = most_subscriptions
         self._subscriptions = 0
+        self._subscriptions_bytes = 0
 
     def handlers(self, calls: Calls) -> dict[str, Handler]:
         """The methods by name."""
         return {
-            "Append": calls.unary("Append", self.append),
+            "Append": calls.unary("Append", requests.read_append, self.append),
             "AppendMany": calls.both_stream("AppendMany", self.append_many),
-            "Read": calls.server_stream("Read", self.read),
-            "Subscribe": calls.server_stream("Subscribe", self.subscribe),
-            "GetHead": calls.unary("GetHead", self.get_head),
+            "Read": calls.server_stream("Read", requests.read_read, self.read),
+            "Subscribe": calls.server_stream("Subscribe", requests.read_subscribe, self.subscribe),
+            "GetHead": calls.unary("GetHead", requests.read_get_head, self.get_head),
         }
 
-    async def append(self, request: bytes, context: Context) -> bytes:
+    async def append(self, append: Append, context: Context) -> bytes:
         """See the proto file, as for all methods."""
-        if len(request) < LARGE_REQUEST_BYTES:
-            append = requests.read_append(request, self._limits)
-        else:
-            append = await asyncio.to_thread(requests.read_append, request, self._limits)
         answer = await self._writer.submit(append, AppendCall(), context.time_remaining())
         return responses.appended(await answer)
 
     async def append_many(self, messages: AsyncIterator[bytes], context: Context) -> None:
         """See the proto file."""
-        await _ManyAppends(self._writer, self._limits, context, self._stopping).run(messages)
+        await _ManyAppends(self._writer, self._intake, context, self._stopping).run(messages)
 
-    async def read(self, request: bytes, context: Context) -> None:
+    async def read(self, read: Read, context: Context) -> None:
         """See the proto file."""
-        read = requests.read_read(request, self._limits)
         reading = await self._reader.read(read, context.time_remaining())
         state = (reading.head_position, reading.stream_version, reading.log_id)
         answered = False
@@ -103,25 +104,31 @@ class EventStoreService:
                 raise ShuttingDown
             await context.write(responses.read_response(page.payload, *state))
             answered = True
+            # A call that waits for its turn keeps nothing that was sent.
+            del page
         if not answered:
             await context.write(responses.read_response(b"", *state))
 
-    async def subscribe(self, request: bytes, context: Context) -> None:
+    async def subscribe(self, subscribe: Subscribe, context: Context) -> None:
         """See the proto file."""
-        subscribe = requests.read_subscribe(request, self._limits)
-        if self._subscriptions >= self._limits.subscriptions:
+        if self._subscriptions >= self._most_subscriptions:
             raise Overloaded(f"this server has {self._subscriptions} subscriptions, its limit")
+        if self._subscriptions_bytes + subscribe.size > SUBSCRIPTIONS_BYTES:
+            raise Overloaded("the queries of this server's subscriptions are as large as may be")
         self._subscriptions += 1
+        self._subscriptions_bytes += subscribe.size
         try:
             subscription = Subscription(subscribe, self._reader, self._feed, self._stopping)
             async for signal in subscription.signals():
                 await context.write(_subscribe_response(signal))
+                # Nor does one that waits for events.
+                del signal
         finally:
             self._subscriptions -= 1
+            self._subscriptions_bytes -= subscribe.size
 
-    async def get_head(self, request: bytes, _context: Context) -> bytes:
+    async def get_head(self, _request: None, _context: Context) -> bytes:
         """See the proto file."""
-        requests.read_get_head(request)
         return responses.head(await self._reader.head())
 
 
@@ -177,12 +184,12 @@ class _ManyAppends:
     def __init__(
         self,
         writer: Writer,
-        limits: Limits,
+        intake: Intake,
         context: Context,
         stopping: "asyncio.Future[None]",
     ) -> None:
         self._writer = writer
-        self._limits = limits
+        self._intake = intake
         self._context = context
         self._stopping = stopping
         self._call = AppendCall()
@@ -218,10 +225,7 @@ class _ManyAppends:
 
     async def _submit_all(self, messages: AsyncIterator[bytes]) -> None:
         async for message in messages:
-            if len(message) < LARGE_REQUEST_BYTES:
-                items = requests.read_append_many(message, self._limits)
-            else:
-                items = await asyncio.to_thread(requests.read_append_many, message, self._limits)
+            items = await self._intake.decode(message, requests.read_append_many)
             for ordinal, item in enumerate(items, start=1):
                 await self._submit(item)
                 if ordinal % SUBMITTED_ITEMS == 0:
@@ -235,7 +239,7 @@ class _ManyAppends:
         while len(self._unanswered) >= UNANSWERED_ITEMS or self._bytes >= UNANSWERED_BYTES:
             self._answered.clear()
             await self._answered.wait()
-        await self._writer.room()
+        await self._writer.room(self._call)
         size = 0
         outcome: asyncio.Future[Appended] | Refusal
         if isinstance(item.append, Refusal):
@@ -257,7 +261,11 @@ class _ManyAppends:
                 continue
             results: list[bytes] = []
             try:
-                while self._unanswered and (not results or self._unanswered[0].settled):
+                while (
+                    self._unanswered
+                    and len(results) < ANSWERED_ITEMS
+                    and (not results or self._unanswered[0].settled)
+                ):
                     results.append(await self._unanswered[0].result())
                     item = self._unanswered.popleft()
                     self._request_ids.discard(item.request_id)

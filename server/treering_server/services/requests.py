@@ -178,10 +178,12 @@ def read_subscribe(data: bytes, limits: Limits) -> Subscribe:
     elif message.after_event_id and message.after_position == 0:
         checks.wrong("after_event_id", "must be empty with after_position 0: no event is there")
     checks.finish(message.log)
-    return Subscribe(source, start, heartbeat_seconds, expected_log_id, after_event_id)
+    return Subscribe(
+        source, start, heartbeat_seconds, expected_log_id, after_event_id, size=len(data)
+    )
 
 
-def read_get_head(data: bytes) -> None:
+def read_get_head(data: bytes, _limits: Limits) -> None:
     """Reads a `GetHeadRequest`, which says nothing more."""
     refuse_other_logs(parse(pb.GetHeadRequest, data).log)
 
