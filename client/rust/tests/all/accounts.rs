@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use tokio::task::{JoinSet, block_in_place};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::metadata::MetadataMap;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
@@ -147,7 +147,8 @@ async fn a_broken_pipeline_goes_on_with_the_first_without_an_answer() {
     let ends = [(0, lost()), (3, Ok(())), (0, lost()), (0, lost()), (0, Ok(())), (250, lost())];
     let server = Scripted::new(Script { ends: ends.into(), ..Default::default() });
     let accounts = Accounts::new(server.connection());
-    accounts.deposit_all("1", &[1; 300], 50).await.unwrap();
+    let done = timeout(Duration::from_secs(3_600), accounts.deposit_all("1", &[1; 300], 50)).await;
+    done.expect("no end").unwrap();
     let appended = server.look(|script| std::mem::take(&mut script.appended));
     let mut ids: Vec<_> = appended.iter().map(|each| &each.appends[0].events[0].id).collect();
     assert_eq!(ids.len(), 300);

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tokio_stream::{StreamExt, iter, pending};
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 use treering_example::v1::append_result::Outcome;
@@ -20,14 +19,12 @@ use treering_example::v1::{
     SubscribeResponse,
 };
 
-pub(crate) type Subscribed = Vec<Result<SubscribeResponse, Status>>;
-
 /// What is answered, one call after the other, and what was asked.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Script {
     pub(crate) appends: VecDeque<Result<AppendResponse, Status>>,
-    /// Each goes on without a word, unless it ends with an error.
-    pub(crate) subscribes: VecDeque<Subscribed>,
+    pub(crate) reads: VecDeque<BoxStream<ReadResponse>>,
+    pub(crate) subscribes: VecDeque<BoxStream<SubscribeResponse>>,
     /// Of each `append_many`, how many appends are answered before it ends so; none: all are.
     pub(crate) ends: VecDeque<(usize, Result<(), Status>)>,
     pub(crate) appended: Vec<AppendRequest>,
@@ -36,7 +33,7 @@ pub(crate) struct Script {
     pub(crate) most_unanswered: usize,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Scripted(Arc<Mutex<Script>>);
 
 impl Scripted {
@@ -120,7 +117,8 @@ impl EventStoreService for Scripted {
     }
 
     async fn read(&self, _: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        unimplemented!()
+        let responses = self.look(|script| script.reads.pop_front());
+        Ok(Response::new(responses.expect("one call too many")))
     }
 
     async fn subscribe(
@@ -129,9 +127,9 @@ impl EventStoreService for Scripted {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let responses = self.look(|script| {
             script.subscribed.push(request.into_inner());
-            script.subscribes.pop_front().expect("one call too many")
+            script.subscribes.pop_front()
         });
-        Ok(Response::new(Box::pin(iter(responses).chain(pending()))))
+        Ok(Response::new(responses.expect("one call too many")))
     }
 
     async fn get_head(

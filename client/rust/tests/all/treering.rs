@@ -1,16 +1,16 @@
 //! The helper, against a store that does what the test says.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use prost::Message;
 use prost_types::Any;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::{StreamExt, iter, pending};
+use tonic::codegen::BoxStream;
 use tonic::{Code, Status};
 use treering_example::treering::{
-    CallOptions, Checkpoint, append, connect, failure_of, follow, is_conflict, start_at,
+    CallOptions, Checkpoint, append, connect, failure_of, follow, is_conflict, read, start_at,
 };
 use treering_example::v1::event_store_service_client::EventStoreServiceClient;
 use treering_example::v1::failure::Detail;
@@ -19,11 +19,14 @@ use treering_example::v1::subscribe_response::Content;
 use treering_example::v1::version_conflict::Expectation;
 use treering_example::v1::{
     AppendRequest, AppendResponse, Event, EventBatch, Failure, FailureReason, FellBehind,
-    Heartbeat, RecordedEvent, StreamAppend, SubscribeRequest, SubscribeResponse,
-    SubscriptionStarted, VersionConflict,
+    Heartbeat, ReadRequest, ReadResponse, RecordedEvent, StreamAppend, SubscribeRequest,
+    SubscribeResponse, SubscriptionStarted, VersionConflict,
 };
 
-use crate::scripted::{Script, Scripted, Subscribed};
+use crate::scripted::{Script, Scripted};
+
+/// On a clock that stands still it is over at once.
+const FOREVER: Duration = Duration::from_secs(86_400);
 
 const ID: &str = "018bcfe5-6800-7000-8000-000000000001";
 
@@ -93,7 +96,7 @@ async fn appended(
         Scripted::new(Script { appends: answers.into_iter().collect(), ..Default::default() });
     let store = EventStoreServiceClient::new(server.connection());
     let options = CallOptions::within(Duration::from_secs(seconds));
-    let result = append(&store, request(), &options).await;
+    let result = timeout(FOREVER, append(&store, request(), &options)).await.expect("no end");
     server.look(|script| {
         for each in &script.appended {
             assert_eq!(each.appends[0].events[0].id, ID);
@@ -186,27 +189,64 @@ async fn an_append_without_ids_is_not_begun() {
     assert_eq!(server.look(|script| script.appended.len()), 0);
 }
 
+#[allow(clippy::unnecessary_wraps)] // As a script has it.
+fn part(position: u64) -> Result<ReadResponse, Status> {
+    let event = RecordedEvent { position, ..Default::default() };
+    Ok(ReadResponse { events: vec![event], head_position: 9, ..Default::default() })
+}
+
+/// Reads from a store that answers so, within four seconds.
+async fn was_read(
+    answers: impl IntoIterator<Item = BoxStream<ReadResponse>>,
+) -> Result<ReadResponse, Status> {
+    let server =
+        Scripted::new(Script { reads: answers.into_iter().collect(), ..Default::default() });
+    let store = EventStoreServiceClient::new(server.connection());
+    let options = CallOptions::within(Duration::from_secs(4));
+    timeout(FOREVER, read(&store, ReadRequest::default(), &options)).await.expect("no end")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_breaks_begins_anew() {
+    let broken = [part(1), Err(lost())];
+    let whole = [part(1), part(2), part(3)];
+    let state = was_read([Box::pin(iter(broken)) as BoxStream<_>, Box::pin(iter(whole))]).await;
+    let state = state.unwrap();
+    let positions: Vec<_> = state.events.iter().map(|event| event.position).collect();
+    assert_eq!((positions, state.head_position), (vec![1, 2, 3], 9));
+}
+
+/// tonic's own time-out is over once the answer has begun.
+#[tokio::test(start_paused = true)]
+async fn a_read_that_stops_halfway_ends_with_the_time() {
+    let begin = Instant::now();
+    let halfway = iter([part(1)]).chain(pending());
+    let status = was_read([Box::pin(halfway) as BoxStream<_>]).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(begin.elapsed().as_secs(), 4);
+}
+
 /// tonic has no code of its own for it, and a defect would be repeated twice only.
 #[tokio::test]
 async fn an_append_over_a_connection_that_breaks_is_repeated_for_as_long_as_there_is_time() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let count = Arc::new(AtomicU32::new(0));
-    let counted = Arc::clone(&count);
-    tokio::spawn(async move {
-        while let Ok((connection, _)) = listener.accept().await {
-            // Once something was sent. What is dropped then is unread, and the connection reset.
+    let four_break = async {
+        for _ in 0..4 {
+            let (connection, _) = listener.accept().await.unwrap();
+            // What is dropped with something unread is reset.
             connection.readable().await.unwrap();
-            counted.fetch_add(1, Ordering::Relaxed);
         }
-    });
+    };
     let store = EventStoreServiceClient::new(connect(&address).unwrap());
-    let options = CallOptions::within(Duration::from_secs(3));
-    append(&store, request(), &options).await.unwrap_err();
-    assert!(count.load(Ordering::Relaxed) > 3);
+    let options = CallOptions::within(Duration::from_secs(60));
+    tokio::select! {
+        result = append(&store, request(), &options) => panic!("{result:?}"),
+        () = four_break => {}
+    }
 }
 
-/// tonic ends a call in time by itself, but as CANCELLED, and a read only until it begins.
+/// tonic ends it by itself, but as CANCELLED.
 #[tokio::test]
 async fn a_call_to_a_server_that_says_nothing_ends_with_deadline_exceeded() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -248,8 +288,13 @@ fn checkpoint(log_id: &str, position: u64, event_id: &str) -> Checkpoint {
     Checkpoint { log_id: log_id.to_owned(), position, event_id: event_id.to_owned() }
 }
 
-fn subscribing(subscribes: impl IntoIterator<Item = Subscribed>) -> Scripted {
-    Scripted::new(Script { subscribes: subscribes.into_iter().collect(), ..Default::default() })
+/// A store whose subscriptions say this, one after the other, and then nothing for ever.
+fn subscribing(
+    calls: impl IntoIterator<Item = Vec<Result<SubscribeResponse, Status>>>,
+) -> Scripted {
+    let says = |responses| Box::pin(iter(responses).chain(pending())) as BoxStream<_>;
+    let subscribes = calls.into_iter().map(says).collect();
+    Scripted::new(Script { subscribes, ..Default::default() })
 }
 
 /// Follows to the end; gives the positions that were handed out, the checkpoint after each
@@ -263,7 +308,7 @@ async fn followed(
     let mut subscription = follow(&store, SubscribeRequest { source, ..request });
     let (mut seen, mut kept) = (Vec::new(), Vec::new());
     loop {
-        match subscription.next().await {
+        match timeout(FOREVER, subscription.next()).await.expect("no end") {
             Ok((response, checkpoint)) => {
                 if let Some(Content::Events(batch)) = response.content {
                     seen.extend(batch.events.iter().map(|event| event.position));
@@ -328,38 +373,68 @@ async fn a_silent_subscription_is_begun_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_subscription_that_breaks_again_and_again_is_begun_more_slowly_until_it_works() {
+    let useless = (0..40).map(|_| vec![started("A", 0), Err(lost())]);
+    let server = subscribing(useless.chain([vec![Err(diverged())]]));
+    let begin = Instant::now();
+    followed(&server, SubscribeRequest::default()).await;
+    let took = begin.elapsed().as_secs();
+    assert!((53..=107).contains(&took), "{took} s: 34 of 3 s and six less, or half of it");
+
+    let useful = (0..40).map(|_| vec![started("A", 0), heartbeat(1, "x"), Err(lost())]);
+    let server = subscribing(useful.chain([vec![Err(diverged())]]));
+    let begin = Instant::now();
+    followed(&server, SubscribeRequest::default()).await;
+    let took = begin.elapsed().as_millis();
+    assert!((1_000..=2_100).contains(&took), "{took} ms: 40 of 50 ms, or half of it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_time_that_the_caller_takes_is_no_silence() {
-    let server = subscribing([vec![started("A", 0), batch(&[1]), batch(&[2])]]);
+    let late = [(5, started("A", 0)), (45, batch(&[1])), (45, batch(&[2]))];
+    let responses = iter(late).then(|(seconds, response)| async move {
+        sleep(Duration::from_secs(seconds)).await;
+        response
+    });
+    let subscribes = [Box::pin(responses) as BoxStream<_>].into();
+    let server = Scripted::new(Script { subscribes, ..Default::default() });
     let store = EventStoreServiceClient::new(server.connection());
     let mut subscription = follow(&store, SubscribeRequest::default());
     for _ in 0..3 {
         subscription.next().await.unwrap();
-        sleep(Duration::from_secs(100)).await;
+        sleep(Duration::from_secs(40)).await;
     }
     assert_eq!(server.look(|script| script.subscribed.len()), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_dropped_while_it_waits_loses_nothing_and_hides_no_silence() {
-    let server = subscribing([
-        vec![started("A", 0), batch(&[1])],
-        vec![started("A", 1), Err(lost())],
-        vec![started("A", 1), batch(&[2]), Err(diverged())],
-    ]);
+    let calls = [vec![started("A", 0), batch(&[1])]]
+        .into_iter()
+        .chain((0..5).map(|_| vec![Err(lost())]))
+        .chain([vec![started("A", 1), batch(&[2]), Err(diverged())]]);
+    let server = subscribing(calls);
     let store = EventStoreServiceClient::new(server.connection());
     let mut subscription = follow(&store, SubscribeRequest::default());
     let begin = Instant::now();
     let mut seen = Vec::new();
-    loop {
+    while begin.elapsed() < Duration::from_secs(60) {
         match timeout(Duration::from_millis(20), subscription.next()).await {
             Ok(Ok((SubscribeResponse { content: Some(Content::Events(batch)) }, _))) => {
                 seen.extend(batch.events.iter().map(|event| event.position));
             }
-            Ok(Err(status)) => break assert_eq!(status.code(), Code::FailedPrecondition),
+            Ok(Err(status)) => {
+                assert_eq!(status.code(), Code::FailedPrecondition);
+                break;
+            }
             Ok(Ok(_)) | Err(_) => {} // Time for something else.
         }
     }
     assert_eq!(seen, [1, 2]);
-    assert_eq!(begin.elapsed().as_secs(), 30);
-    assert_eq!(server.look(|script| script.subscribed.len()), 3);
+    assert_eq!(server.look(|script| script.subscribed.len()), 7);
+    let took = begin.elapsed().as_millis();
+    assert!(
+        (31_575..=33_400).contains(&took),
+        "{took} ms: 30 s, then 50 ms to 1.6 s, or half of it"
+    );
 }
