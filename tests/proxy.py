@@ -36,6 +36,7 @@ class Proxy:
         self._refusing = False
         self._pace = FAST
         self._thawed = asyncio.Event()
+        self._frozen: list[asyncio.Event] = []
         self._answers_flow = asyncio.Event()
         self._server: asyncio.Server | None = None
         self.connections = 0
@@ -123,11 +124,16 @@ class Proxy:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _cut(self) -> None:
+        for frozen in self._frozen:
+            # So that whoever waits there finds out, and ends.
+            frozen.set()
+        self._frozen.clear()
         for writer in self._writers:
             writer.transport.abort()
 
     async def _freeze(self) -> None:
         self._thawed.clear()
+        self._frozen.append(self._thawed)
         self._thawed = asyncio.Event()
         self._thawed.set()
 

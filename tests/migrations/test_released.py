@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import alembic.script
-import psycopg
 import pytest
 import sqlalchemy as sa
 
 import treering_migrations
+from dumps import RELEASED, REVISIONS, Made, load_postgresql, load_sqlite, released
 from plans.logs import delete, erase, keep, make_event, opened, write
 from treering_server.core.model import MAX_POSITION, ListStreams
 from treering_server.core.query import QueryItem, category_of
@@ -30,16 +30,9 @@ from treering_server.storage.database import migrate_database, parse_url
 from treering_server.storage.migrations import revisions
 from treering_server.storage.schema import log
 
-RELEASED = Path(__file__).parent / "released"
 SCRIPT = alembic.script.ScriptDirectory(str(Path(treering_migrations.__file__).parent))
 NOW = str(SCRIPT.get_current_head())
 KEEP = "TREERING_KEEP_DUMPS"
-
-# What psycopg can't run of a dump for psql, or another version of PostgreSQL would refuse.
-FOR_PSQL = ("--", "\\", "SET ", "SELECT pg_catalog.set_config")
-
-Made = tuple[str, dict[str, Any]]
-"""A dump, and what was in the log."""
 
 
 def id_of(n: int) -> uuid.UUID:
@@ -118,17 +111,6 @@ def dump_sqlite(url: str) -> str:
         return "\n".join(connection.iterdump())
 
 
-def load_sqlite(url: str, dump: str) -> None:
-    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
-        connection.executescript(dump)
-
-
-def load_postgresql(url: str, dump: str) -> None:
-    lines = [line for line in dump.splitlines() if not line.startswith(FOR_PSQL)]
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("\n".join(lines).encode())
-
-
 @pytest.fixture
 def make_dump(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Made]:
     """Makes the dump of the schema of now."""
@@ -153,14 +135,6 @@ def fill(url: str) -> dict[str, Any]:
     with opened(url) as storage:
         sample(storage)
         return contents(storage)
-
-
-def released(kind: str, revision: str) -> Made:
-    folder = RELEASED / revision
-    return (folder / f"{kind}.sql").read_text(), json.loads((folder / f"{kind}.json").read_text())
-
-
-REVISIONS = sorted(folder.name for folder in RELEASED.iterdir() if folder.is_dir())
 
 
 @pytest.mark.parametrize("revision", ["now", *REVISIONS])
