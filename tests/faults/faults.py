@@ -191,7 +191,7 @@ class AtWays(Hand):
 class AtSqlite(Hand):
     """Fills the disk, and locks the file as another program might."""
 
-    rest_seconds = 2.0
+    rest_seconds = 4.0
 
     def __init__(
         self, rng: random.Random, note: Note, sites: Sequence[Site], ground: SqliteGround

@@ -46,7 +46,7 @@ class Fate:
 
 def drawn(rng: random.Random) -> Fate | None:
     """A fate, or none."""
-    fate = Fate(rng.choice(STEPS), rng.randrange(1, 60), rng.random() < 0.5)
+    fate = Fate(rng.choice(STEPS), rng.randrange(1, 30), rng.random() < 0.5)
     return fate if rng.random() < 0.7 else None
 
 
