@@ -14,6 +14,8 @@ WAITING_CALLS = 10_000
 """Calls of all connections that were not taken up yet. The transport ends those beyond with
 CANCELLED, which tells a caller nothing. Unless told otherwise it does so from 1,000 on, and that
 many come at once when a few busy clients connect again. More than one connection can fill."""
+WINDOW_BYTES = 256 * 1024
+"""Of a request that is not taken yet. A pipeline sends so much in one round trip."""
 HANDSHAKE_MILLISECONDS = 10_000
 """How long a new connection may take to begin, and to acknowledge our settings. The transport
 holds nobody to those before that."""
@@ -43,6 +45,10 @@ def server_options(*, receive_bytes: int, connections: int) -> Options:
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.max_receive_message_length", receive_bytes),
+        # What a call may send before its request is taken. The probe would let that grow, to
+        # megabytes on a quick network, for each of thousands of calls.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
         ("grpc.max_send_message_length", -1),
         # A second server on the same port must fail, not share it.
         ("grpc.so_reuseport", 0),
