@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import structlog
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health
 
 from treering_server import logs, transport, unknown_methods
 from treering_server.config import Settings
@@ -24,6 +24,7 @@ from treering_server.core.streams import StreamChanges
 from treering_server.core.writer import LOOKS, Committed, Writer
 from treering_server.services import event_store, reflection, streams
 from treering_server.services.calls import Calls
+from treering_server.services.health import Health
 from treering_server.services.intake import Intake
 from treering_server.storage.database import Database, open_database, parse_url
 from treering_server.storage.migrations import DatabaseUnusable
@@ -124,8 +125,8 @@ class Server:
             is_shared=self._database.is_shared,
         )
         self._server = self._make_server()
-        self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._health = Health()
+        self._health.add_to(self._server)
         self.address = self._bind()
         self._notifications = self._start_notifications()
         self._writer = Writer(
@@ -220,13 +221,8 @@ class Server:
         while True:
             available = self._feed.available and self._writer.available
             if available != was:
-                status = (
-                    health_pb2.HealthCheckResponse.SERVING
-                    if available
-                    else health_pb2.HealthCheckResponse.NOT_SERVING
-                )
                 for name in ("", event_store.NAME, streams.NAME):
-                    await self._health.set(name, status)
+                    await self._health.set(name, serving=available)
                 if was is not None:
                     reason = self._writer.unavailable_because
                     _log.warning("database back" if available else "database away", reason=reason)

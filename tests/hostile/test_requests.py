@@ -54,6 +54,12 @@ METHODS = {
     )
     for method in service.methods
 }
+OTHERS = (
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+)
 CHANGES = ("UpdateStream", "DeleteStream")
 WRITES = ("Append", "AppendMany")
 IN_DOUBT = (
@@ -291,3 +297,22 @@ async def test_messages_of_junk(sqlite_file_url, server_process):
         codes = await send_all(server, name, JUNK // len(METHODS) + 1, lambda m: [m.junk()])
         assert codes["INVALID_ARGUMENT"] >= 10
     count({"hostile raw messages": JUNK})
+
+
+@pytest.mark.parametrize("path", OTHERS)
+async def test_junk_for_what_the_library_serves(sqlite_file_url, server_process, path):
+    server = server_process(sqlite_file_url, log_format="json")
+    codes: Counter[str] = Counter()
+    with grpc.insecure_channel(server.address, OWN_CHANNEL) as channel:
+        call = channel.stream_stream(path)
+        for number in range(200):
+            maker = Maker(random.Random(f"{SEED} {path} {number}"), names(0), "")
+            try:
+                # Health can be watched for ever.
+                await asyncio.to_thread(next, call(iter([maker.junk()]), timeout=DEADLINE_SECONDS))
+                codes["OK"] += 1
+            except grpc.RpcError as error:
+                codes[error.code().name] += 1
+    assert codes["INVALID_ARGUMENT"] >= 10
+    assert set(codes) <= {"OK", "NOT_FOUND", "INVALID_ARGUMENT"}
+    await check_served(server)
