@@ -31,6 +31,7 @@ def configure(level: str, format_: Literal["auto", "text", "json"]) -> None:
 
 
 def _is_ours_to_know(record: logging.LogRecord) -> bool:
-    """Not that a caller's metadata is no UTF-8: grpcio tells it with a traceback and the bytes,
-    which are no business of the log, and goes on."""
-    return not str(record.msg).startswith("Invalid encoding on")
+    """Not that a caller's metadata is no UTF-8, nor that a caller went before the answer came:
+    grpcio tells both with a traceback, and goes on."""
+    theirs = ("Invalid encoding on", "ExecuteBatchError raised in core")
+    return not record.getMessage().startswith(theirs)

@@ -30,10 +30,11 @@ from wire import (
 
 DEADLINE_SECONDS = 5.0
 """More than the deadline of any call here."""
-OK, UNIMPLEMENTED, TOO_MUCH, LATE = (
+OK, INVALID, UNIMPLEMENTED, TOO_MUCH, LATE = (
     code.value[0]
     for code in (
         grpc.StatusCode.OK,
+        grpc.StatusCode.INVALID_ARGUMENT,
         grpc.StatusCode.UNIMPLEMENTED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -101,9 +102,9 @@ ANSWERED: dict[str, tuple[bytes, set[int]]] = {
     "our own trailers": (call(1, headers((b"grpc-status", b"13"), (b"grpc-message", b"x"))), {OK}),
     "a bomb": (sending(message(ZEROS, 1), (b"grpc-encoding", b"gzip")), {TOO_MUCH}),
     "4 GiB to come": (sending(b"\0\xff\xff\xff\xffabc", last=0), {TOO_MUCH}),
-    "no message": (sending(b""), {LATE}),
-    "half a prefix": (sending(b"\0\0"), {LATE}),
-    "less than was said": (sending(message(b"x" * 100)[:50]), {LATE}),
+    "no message": (sending(b""), {INVALID}),
+    "half a prefix": (sending(b"\0\0"), {INVALID}),
+    "less than was said": (sending(message(b"x" * 100)[:50]), {INVALID}),
     "two messages": (sending(message(b"") * 2), {OK}),
     "a kind of frame that is not known": (frame(99, 0, 1, b"x") + call(1), {OK}),
     "dynamic tables of no size": (settings(_1=0) + call(1), {OK}),
