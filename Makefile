@@ -94,7 +94,7 @@ COUNTS := build/faults/counts.jsonl
 faults: $(DEV) ## Lets everything break for an hour: FAULT_SEED=1 make faults; ARGS="-k sqlite"
 	mkdir -p $(dir $(COUNTS))
 	FAULT_LONG=1 FAULT_SEED=$${FAULT_SEED:-1} FAULT_COUNTS=$(COUNTS) $(BIN)/python -m pytest -vv \
-		tests/faults $(wildcard tests/hostile) tests/model $(ARGS); result=$$?; \
+		tests/faults tests/hostile tests/bounded tests/model $(ARGS); result=$$?; \
 		PYTHONPATH=tests $(BIN)/python tests/faults/bars.py $(COUNTS); exit $$result
 
 TRY := GRPC_ENABLE_FORK_SUPPORT=0 PYTHONPATH=tests:tests/contract:tests/faults $(BIN)/python

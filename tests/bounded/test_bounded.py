@@ -7,7 +7,6 @@ as it says there.
 
 import asyncio
 import json
-import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -23,6 +22,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from calls import ALL, append_to, make_event, read
+from runs import LONG
 from servers import ServerProcess
 from traffic import stub
 from treering.v1.event_store_service_pb2 import (
@@ -31,8 +31,7 @@ from treering.v1.event_store_service_pb2 import (
     SubscribeRequest,
 )
 
-FULL = os.environ.get("FAULT_LONG") == "1"
-SECONDS = 20 if FULL else 4
+SECONDS = 20 if LONG else 4
 MIB = 2**20
 RING = 64
 """MiB that the feed keeps, by default."""
@@ -160,10 +159,10 @@ async def fill(server: ServerProcess, events: int) -> None:
 @pytest.mark.parametrize(
     ("load", "number", "most_mib"),
     [
-        ("small_appends", 64 if FULL else 16, 250),
-        ("pipelines", 64 if FULL else 16, 500),
-        ("largest_appends", 32 if FULL else 4, 700),
-        ("one_large_event", 64 if FULL else 8, 1_000),
+        ("small_appends", 64 if LONG else 16, 250),
+        ("pipelines", 64 if LONG else 16, 500),
+        ("largest_appends", 32 if LONG else 4, 700),
+        ("one_large_event", 64 if LONG else 8, 1_000),
     ],
 )
 async def test_a_flood_of_appends_costs_bounded_memory_and_shuts_out_nobody(
@@ -183,8 +182,8 @@ async def test_a_flood_of_appends_costs_bounded_memory_and_shuts_out_nobody(
 
 @pytest.mark.timeout(240)
 async def test_conditions_that_take_long_are_refused_and_hold_up_nobody_else(served):
-    await fill(served, 200_000 if FULL else 50_000)
-    async with under(served, "costly_conditions", 32 if FULL else 8) as meanwhile:
+    await fill(served, 200_000 if LONG else 50_000)
+    async with under(served, "costly_conditions", 32 if LONG else 8) as meanwhile:
         pass
     assert meanwhile.growth_mib < RING + 100, meanwhile
     allowed = {"done", "OVERLOADED", "CONDITION_TOO_COSTLY"}
@@ -195,8 +194,8 @@ async def test_conditions_that_take_long_are_refused_and_hold_up_nobody_else(ser
 @pytest.mark.timeout(240)
 async def test_a_thousand_reads_cost_bounded_memory(served):
     """Half of them take a message and then no more."""
-    await fill(served, 200_000 if FULL else 50_000)
-    async with under(served, "reads", 1_000 if FULL else 200) as meanwhile:
+    await fill(served, 200_000 if LONG else 50_000)
+    async with under(served, "reads", 1_000 if LONG else 200) as meanwhile:
         pass
     assert meanwhile.growth_mib < RING + 250, meanwhile
     assert meanwhile.outcomes["events"] > 0
@@ -205,7 +204,7 @@ async def test_a_thousand_reads_cost_bounded_memory(served):
 
 @pytest.mark.timeout(240)
 async def test_idle_subscribers_cost_little_and_all_get_the_next_event(served):
-    number = 5_000 if FULL else 500
+    number = 5_000 if LONG else 500
     async with under(served, "subscribers", number) as meanwhile:
         pass
     # The other caller appends all the time, and each of them gets all of it.
@@ -217,7 +216,7 @@ async def test_idle_subscribers_cost_little_and_all_get_the_next_event(served):
 @pytest.mark.timeout(240)
 async def test_subscribers_that_stop_reading_cost_bounded_memory(served):
     """And one that reads gets everything meanwhile."""
-    number, events = (200, 200_000) if FULL else (50, 50_000)
+    number, events = (200, 200_000) if LONG else (50, 50_000)
     async with (
         grpc.aio.insecure_channel(served.address) as channel,
         under(served, "stuck_subscribers", number) as meanwhile,
