@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from calls import append, append_to, head_of, read, refused
+from calls import append, append_to, fail_if, head_of, make_event, matching, read, refused
 from checks import check_log
 from faults import LOCK_TABLES, TAKE_APPEND_LOCK
 from servers import InProcessServer
 from traffic import Traffic, connect, stub
-from treering_server.core import writer
+from treering_server.core import conditions, writer
 from treering_server.storage import sqlite
 
 SHORT_SECONDS = 0.3
@@ -85,3 +85,24 @@ async def test_the_tables_are_locked(postgres_url, monkeypatch):
             assert not reading.done()
         assert len((await reading).events) == 1
         assert (await append(event_store, append_to("a"))).first_position == 2
+
+
+async def test_a_condition_that_waits_for_locked_tables_is_not_called_costly(
+    postgres_url, monkeypatch
+):
+    """CONDITION_TOO_COSTLY says that repeating never helps; here it does."""
+    request = append_to("a")
+    request.conditions.append(fail_if(matching(tags=["x", "y"])))
+    async with InProcessServer(postgres_url) as server, connect(server.address) as channel:
+        for tag in "xxxyyy":
+            await append(stub(channel), append_to("b", make_event("B", tag)))
+    monkeypatch.setattr(conditions, "BUDGET_SECONDS", SHORT_SECONDS)
+    monkeypatch.setattr(conditions, "WALKED_EVENTS", 1)
+    async with InProcessServer(postgres_url) as server, connect(server.address) as channel:
+        event_store = stub(channel)
+        with held(postgres_url, LOCK_TABLES):
+            appending = event_store.Append(request)
+            # Time has to pass: that is what is tested.
+            await asyncio.sleep(3 * SHORT_SECONDS)
+        await refused(appending, "STORAGE_UNAVAILABLE")
+        assert (await append(event_store, request)).first_position == 7

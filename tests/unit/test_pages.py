@@ -285,6 +285,7 @@ def test_a_look_ends_when_its_budget_is_spent(storage_of, monkeypatch):
     asked = [AppendCondition(nothing, 0), AppendCondition(EVERYTHING, 9)]
     with storage_of(log) as storage:
         monkeypatch.setattr(conditions, "BUDGET_SECONDS", -1)
+        monkeypatch.setattr(conditions, "FEW_STATEMENTS", 0)
         looked = look(storage, asked, conditions.not_looked(asked))
     assert [each.too_costly for each in looked] == [True, False]
 

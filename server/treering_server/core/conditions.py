@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from treering_server.core.errors import StorageUnavailable
 from treering_server.core.model import AppendCondition
 from treering_server.core.query import Query
 from treering_server.core.record import Recorded, parse
@@ -16,6 +17,8 @@ from treering_server.core.storage import Storage
 
 BUDGET_SECONDS = 2.0
 """For all conditions of an append."""
+FEW_STATEMENTS = 10
+"""Who is through with fewer within the budget has asked for little, of a database that is slow."""
 WALKED_EVENTS = 1_000
 """Events looked at by one statement."""
 
@@ -34,13 +37,39 @@ class Looked:
 def look(
     storage: Storage, conditions: Sequence[AppendCondition], known: Sequence[Looked]
 ) -> list[Looked]:
-    """Looks on to the head, from where each condition was looked at before."""
-    deadline = time.monotonic() + BUDGET_SECONDS
+    """Looks on to the head, from where each condition was looked at before.
+
+    Raises:
+        StorageUnavailable: The database is away, or too slow to say what a condition costs.
+    """
+    budget = _Budget()
     head = storage.head().position
     return [
-        _look_on(storage, condition.fail_if_match, head, before, deadline)
+        _look_on(storage, condition.fail_if_match, head, before, budget)
         for condition, before in zip(conditions, known, strict=True)
     ]
+
+
+class _Budget:
+    """What an append may cost before it is decided."""
+
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + BUDGET_SECONDS
+        self._statements = 0
+
+    def allows_more(self) -> bool:
+        """Whether there may be another statement.
+
+        Raises:
+            StorageUnavailable: There was time for a few only: a refusal that says that repeating
+                does not help would be wrong.
+        """
+        if time.monotonic() <= self._deadline:
+            self._statements += 1
+            return True
+        if self._statements < FEW_STATEMENTS:
+            raise StorageUnavailable("the database answers too slowly to look at conditions")
+        return False
 
 
 def not_looked(conditions: Sequence[AppendCondition]) -> list[Looked]:
@@ -48,7 +77,7 @@ def not_looked(conditions: Sequence[AppendCondition]) -> list[Looked]:
     return [Looked(to=condition.after_position) for condition in conditions]
 
 
-def _look_on(storage: Storage, query: Query, until: int, before: Looked, deadline: float) -> Looked:
+def _look_on(storage: Storage, query: Query, until: int, before: Looked, budget: _Budget) -> Looked:
     if before.match is not None or before.too_costly or before.to >= until:
         return before
     first: int | None = None
@@ -57,7 +86,7 @@ def _look_on(storage: Storage, query: Query, until: int, before: Looked, deadlin
         # A match of a later item counts only if it comes before those found so far.
         end = until if first is None else first - 1
         while position < end:
-            if time.monotonic() > deadline:
+            if not budget.allows_more():
                 return Looked(before.to, too_costly=True)
             found = storage.matching(
                 item, position, end, backwards=False, max_postings=WALKED_EVENTS
@@ -72,5 +101,5 @@ def _look_on(storage: Storage, query: Query, until: int, before: Looked, deadlin
     record = rows[0][2] if rows else None
     if record is None:
         # It was removed in the meantime.
-        return _look_on(storage, query, until, Looked(first), deadline)
+        return _look_on(storage, query, until, Looked(first), budget)
     return Looked(first, match=parse(record))
