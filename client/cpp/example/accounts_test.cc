@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <mutex>
 #include <numeric>
 #include <optional>
@@ -321,8 +322,11 @@ TEST_F(AccountsTest, ASubscriptionResumesWithoutLossOrRepetition) {
   EXPECT_FALSE(stored.checkpoint.log_id.empty());
 
   accounts_.Deposit(id, 2);  // Nobody follows.
-  std::jthread follower([&](const std::stop_token& stop) { FollowBalances(*store_, path, stop); });
-  std::jthread writer([&] {
+  std::packaged_task<void(std::stop_token)> following(
+      [&](const std::stop_token& stop) { FollowBalances(*store_, path, stop); });
+  auto followed = following.get_future();
+  std::jthread follower(std::move(following));
+  auto written = std::async(std::launch::async, [&] {
     for (int i = 0; i < 60; ++i) {
       accounts_.Deposit(id, i * 1'000);
       std::this_thread::sleep_for(milliseconds(20));
@@ -330,7 +334,7 @@ TEST_F(AccountsTest, ASubscriptionResumesWithoutLossOrRepetition) {
   });
   std::this_thread::sleep_for(milliseconds(300));
   ASSERT_EQ(std::system(restart), 0);
-  writer.join();
+  written.get();
 
   const auto want = 3 + 60 * 59 / 2 * 1'000;
   EXPECT_EQ(accounts_.Balance(id), want);
@@ -342,7 +346,7 @@ TEST_F(AccountsTest, ASubscriptionResumesWithoutLossOrRepetition) {
     stored = LoadBalances(path);
   }
   follower.request_stop();
-  follower.join();
+  followed.get();
   EXPECT_EQ(stored.cents.at(id), want);
 
   v1::ReadRequest request;
