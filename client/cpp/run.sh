@@ -56,7 +56,7 @@ case "${1:-}" in
   test)
     : "${TREERING_SERVER:?names no server}"
     bin/treering_test
-    bin/accounts_test
+    bin/example_test
     ;;
   conformance) exec bin/conformance "${@:2}" ;;
   *)
