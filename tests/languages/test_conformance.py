@@ -5,7 +5,7 @@ import pytest
 from languages import LANGUAGES, Language
 from servers import ServerProcess
 
-pytestmark = pytest.mark.timeout(900)  # The first build fetches and compiles all of gRPC.
+pytestmark = pytest.mark.timeout(1800)  # The first builds fetch and compile all of gRPC.
 
 
 @pytest.mark.parametrize("writer", LANGUAGES, ids=lambda language: language.name)

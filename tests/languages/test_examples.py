@@ -4,7 +4,7 @@ import pytest
 
 from languages import EXAMPLES, Language, RestartableServer
 
-pytestmark = pytest.mark.timeout(900)  # The first build fetches and compiles all of gRPC.
+pytestmark = pytest.mark.timeout(1800)  # The first builds fetch and compile all of gRPC.
 
 
 @pytest.mark.parametrize("language", EXAMPLES, ids=lambda language: language.name)

@@ -12,9 +12,6 @@ namespace example {
 
 namespace {
 
-// How long a request to the service may take, with all its calls and repeats.
-constexpr std::chrono::seconds kTimeout{10};
-
 std::string Stream(const std::string& id) { return "account-" + id; }
 std::string AccountTag(const std::string& id) { return "account:" + id; }
 
@@ -34,8 +31,9 @@ void Check(const grpc::Status& status) {
   }
 }
 
-Accounts::Accounts(const std::shared_ptr<grpc::ChannelInterface>& channel)
-    : store_(v1::EventStoreService::NewStub(channel)) {}
+Accounts::Accounts(const std::shared_ptr<grpc::ChannelInterface>& channel,
+                   std::chrono::milliseconds timeout)
+    : store_(v1::EventStoreService::NewStub(channel)), timeout_(timeout) {}
 
 Accounts Accounts::Traced(std::string traceparent) const {
   Accounts traced = *this;
@@ -202,7 +200,7 @@ std::vector<v1::RecordedEvent> Accounts::Latest(std::uint64_t count,
 }
 
 treering::CallOptions Accounts::Options() const {
-  treering::CallOptions options{.deadline = std::chrono::steady_clock::now() + kTimeout};
+  treering::CallOptions options{.deadline = std::chrono::steady_clock::now() + timeout_};
   if (!traceparent_.empty()) {
     options.metadata.emplace("traceparent", traceparent_);
   }

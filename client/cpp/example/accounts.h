@@ -60,7 +60,9 @@ void Check(const grpc::Status& status);
 // cents.
 class Accounts {
  public:
-  explicit Accounts(const std::shared_ptr<grpc::ChannelInterface>& channel);
+  // A request to it may take so long, with all its calls and repeats.
+  explicit Accounts(const std::shared_ptr<grpc::ChannelInterface>& channel,
+                    std::chrono::milliseconds timeout = std::chrono::seconds(10));
 
   // The same service for a request that belongs to a trace: so do then its calls, and the events
   // that it appends.
@@ -103,6 +105,7 @@ class Accounts {
                   std::initializer_list<std::string> tags) const;
 
   std::shared_ptr<v1::EventStoreService::StubInterface> store_;
+  std::chrono::milliseconds timeout_;
   std::string traceparent_;
 };
 
