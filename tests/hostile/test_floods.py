@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 
 import grpc
+import psutil
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from bystander import OWN_CHANNEL, attacked, check_served
-from calls import ALL, WAIT_SECONDS, append, append_to, head_of, read
+from bystander import DATABASE_FILES, OWN_CHANNEL, attacked, check_served, wait_for_files
+from calls import ALL, append, append_to, head_of, read
 from databases import sqlite_url
 from runs import LONG, count
 from servers import ServerProcess
@@ -72,7 +73,7 @@ def flood(connection: Connection, total: int, piece: Callable[[range], bytes]) -
     """Sends so many, in pieces, while reading what comes, until the server takes no more of it;
     then waits until it has read all. How many were sent."""
     with ThreadPoolExecutor(1) as threads:
-        reading = threads.submit(connection.until_read, 60)
+        reading = threads.submit(connection.until_read, 60 * (4 if LONG else 1))
         sent = 0
         while sent < total and connection.send(piece(range(sent, sent + AT_ONCE))):
             sent += AT_ONCE
@@ -217,7 +218,7 @@ FLOODS: dict[str, tuple[Callable[[str], None], float]] = {
         32,
     ),
     "settings, answers not read": (lambda address: unread(address, settings(_3=100)), 64),
-    "headers without end": (headers_without_end, 64),
+    "headers without end": (headers_without_end, 100),
     "headers of nothing without end": (empty_headers_without_end, 32),
     "a MiB of metadata a call": (large_metadata, 500),
     "connections": (many_connections, 64 * TIMES),
@@ -301,6 +302,8 @@ async def test_connections_beyond_what_there_may_be_are_hung_up_on(sqlite_file_u
     async with grpc.aio.insecure_channel(server.address, OWN_CHANNEL) as channel:
         store = EventStoreServiceStub(channel)
         await append(store, append_to("a"))
+        process = psutil.Process(server.pid)
+        files = process.num_fds()
         with ExitStack() as stack:
             connections = [
                 stack.enter_context(Connection(server.address, PREFACE + settings()))
@@ -313,12 +316,5 @@ async def test_connections_beyond_what_there_may_be_are_hung_up_on(sqlite_file_u
             assert hung_up_on >= 50
             logs = await asyncio.gather(*(read(store) for _ in range(32)))
             assert all(log.positions == [1] for log in logs)
-    await until_served(server)
-
-
-async def until_served(server: ServerProcess) -> None:
-    """Waits until somebody new is served."""
-    async with grpc.aio.insecure_channel(server.address, OWN_CHANNEL) as channel:
-        async with asyncio.timeout(WAIT_SECONDS):
-            await channel.channel_ready()
+    await asyncio.to_thread(wait_for_files, process, files + DATABASE_FILES)
     await check_served(server)

@@ -102,6 +102,10 @@ class Calls:
             raise
         except aio.AbortError:
             raise
+        except aio.InternalError:
+            # What was to be sent could not be: the caller is gone, and gRPC has not said so yet.
+            code = grpc.StatusCode.CANCELLED
+            raise
         except Exception:  # noqa: BLE001 - the last net: a defect of ours
             code = grpc.StatusCode.INTERNAL
             reference = uuid4().hex[:12]
