@@ -183,8 +183,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", metavar="TEXT", default="", help="whose name has it in it")
-    parser.add_argument("--trials", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=15)
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=20)
     options = parser.parse_args()
     code = 0
     for breakage in BREAKAGES:

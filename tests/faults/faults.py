@@ -248,7 +248,7 @@ class AtPostgres(Hand):
             self.faults += [self._fail_over] * 2 + [self._lose_standby]
             return
         self.faults += [self._terminate_backends] * 4 + [self._terminate_writer] * 4
-        self.faults += [self._stop_database, self._kill_database, self._crash_backend]
+        self.faults += [self._stop_database, self._kill_database] * 2 + [self._crash_backend]
         if ground.setting == "pooler":
             self.faults += [self._kill_pooler] * 2
         elif ground.setting == "full-disk":

@@ -56,6 +56,7 @@ REPEATED = {
     "UNAVAILABLE",
     "DEADLINE_EXCEEDED",
     "CANCELLED",
+    "STORAGE_FULL",
 }
 """Why an append is repeated. Anything else would be a defect."""
 
