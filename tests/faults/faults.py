@@ -61,7 +61,7 @@ class AtServers(Hand):
         super().__init__(rng, note)
         self._sites = sites
         self._ground = ground
-        self.faults = [self._kill] * 3 + [self._pause]
+        self.faults = [self._kill] * 4 + [self._pause] * 2
         if isinstance(ground, PostgresGround):
             self.faults.append(self._pause_lock_holder)
         if ground.setting == "clocks":
