@@ -18,7 +18,7 @@ pub enum Error {
     Repeated(u64),
     #[error("append {0} was answered instead of {1}")]
     OutOfOrder(u64, u64),
-    #[error("the file of balances")]
+    #[error("the file of balances can't be kept")]
     File(#[from] std::io::Error),
     /// Of the store, or on the way to it.
     #[error(transparent)]
