@@ -6,6 +6,7 @@ import { readFile } from "node:fs/promises";
 import { create, equals, type MessageInitShape } from "@bufbuild/protobuf";
 import { createClient } from "@connectrpc/connect";
 
+import { connect } from "./connection.js";
 import { EventSchema, type RecordedEvent, RecordedEventSchema } from "./gen/treering/v1/event_pb.js";
 import {
   AppendResponseSchema,
@@ -14,7 +15,7 @@ import {
   type ReadRequestSchema,
 } from "./gen/treering/v1/event_store_service_pb.js";
 import { FailureReason, VersionConflictSchema } from "./gen/treering/v1/failure_pb.js";
-import { connect, failureOf } from "./treering.js";
+import { failureOf } from "./treering.js";
 
 interface Fields {
   id: string;

@@ -1,11 +1,9 @@
 // What every caller of Treering in TypeScript would write: what a failed call means, an append that
-// is repeated safely, a subscription that goes on after any break. It is one file, to copy;
-// everything else is in the stubs, in gen/treering/v1.
+// is repeated safely, a subscription that goes on after any break. It is one file, to copy, that
+// runs in Node and in a browser; everything else is in the stubs, in gen/treering/v1.
 
-import { setTimeout as sleep } from "node:timers/promises";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
-import { Code, ConnectError, type Client, type Interceptor, type Transport } from "@connectrpc/connect";
-import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
+import { Code, ConnectError, type Client } from "@connectrpc/connect";
 
 import { FailureReason, FailureSchema, type Failure } from "./gen/treering/v1/failure_pb.js";
 import {
@@ -17,25 +15,6 @@ import {
 } from "./gen/treering/v1/event_store_service_pb.js";
 
 export type EventStore = Client<typeof EventStoreService>;
-
-/** A connection to keep for the life of the process. */
-export interface Connection {
-  transport: Transport;
-  /** Ends all calls. Until then an open connection keeps Node from exiting. */
-  close(): void;
-}
-
-/** Connects, at the first call, to an address as in "127.0.0.1:7464"; pings notice a server that is
- * gone without a word. */
-export function connect(address: string, interceptors: Interceptor[] = []): Connection {
-  const baseUrl = address.includes("://") ? address : `http://${address}`;
-  const sessionManager = new Http2SessionManager(baseUrl, {
-    pingIntervalMs: 20_000,
-    pingTimeoutMs: 10_000,
-  });
-  const transport = createGrpcTransport({ baseUrl, sessionManager, interceptors });
-  return { transport, close: () => sessionManager.abort() };
-}
 
 /** What the server says about a failed call: the reason and the facts. Undefined if it said
  * nothing, as when it could not be reached. */
@@ -112,7 +91,7 @@ export class Retry {
     const asked = after ? Number(after.seconds) * 1_000 + after.nanos / 1e6 : 0;
     const delay = this.delay * (0.5 + Math.random() / 2) + asked;
     if (performance.now() + delay > deadline) return false;
-    return sleep(delay, true, { signal }).catch(() => false);
+    return wait(delay, signal);
   }
 
   private mayPass(error: ConnectError): boolean {
@@ -126,6 +105,20 @@ export class Retry {
     const doubtful = [Code.Internal, Code.Unknown, Code.Canceled, Code.DeadlineExceeded, Code.DataLoss];
     return doubtful.includes(error.code) && ++this.doubtful < 3;
   }
+}
+
+/** Waits; answers false, at once, if the signal is aborted meanwhile. */
+function wait(milliseconds: number, signal?: AbortSignal): Promise<boolean> {
+  return new Promise((resolve) => {
+    const end = (isOver: boolean) => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", stop);
+      resolve(isOver);
+    };
+    const stop = () => end(false);
+    const timer = setTimeout(end, milliseconds, true);
+    signal?.addEventListener("abort", stop);
+  });
 }
 
 /** How far a subscriber has come. Store it together with what was made of the events. The position

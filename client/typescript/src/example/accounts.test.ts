@@ -12,7 +12,8 @@ import { createClient, type Interceptor } from "@connectrpc/connect";
 
 import { EventStoreService } from "../gen/treering/v1/event_store_service_pb.js";
 import { FailureReason } from "../gen/treering/v1/failure_pb.js";
-import { append, connect } from "../treering.js";
+import { connect } from "../connection.js";
+import { append } from "../treering.js";
 import { Accounts, Refused } from "./accounts.js";
 import { type Balances, followBalances, loadBalances } from "./balances.js";
 import { depositAll } from "./pipeline.js";

@@ -6,7 +6,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-import { connect } from "../treering.js";
+import { connect } from "../connection.js";
 import { Accounts } from "./accounts.js";
 import { followBalances } from "./balances.js";
 
