@@ -21,7 +21,7 @@ DEV := $(VENV)/.dev
 .DEFAULT_GOAL := help
 .PHONY: help run test check check-format check-lint check-types check-imports check-protos \
 	check-generated protos released format lock faults soak breakages bench \
-	client-go client-typescript client-java client-cpp client-rust clean
+	client-go client-typescript client-java client-cpp client-rust client-browser clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -113,9 +113,10 @@ client-typescript: ## Makes the stubs of TypeScript, builds and tests its exampl
 client-java: ## Makes the stubs of Java, builds and tests its example
 client-cpp: ## Makes the stubs of C++, builds and tests its example
 client-rust: ## Makes the stubs of Rust, builds and tests its example
+client-browser: ## Builds the sidecar and the page for browsers, and tests them
 
 # An example is tested on both databases, and with all languages whose tools are there.
-client-go client-typescript client-java client-cpp client-rust: client-%: $(DEV)
+client-go client-typescript client-java client-cpp client-rust client-browser: client-%: $(DEV)
 	TREERING_REQUIRE_LANGUAGES=$* $(BIN)/python -m pytest -s tests/languages -k $* $(ARGS)
 
 clean: ## Removes all that was made here; databases stay
@@ -123,6 +124,8 @@ clean: ## Removes all that was made here; databases stay
 	rm -rf client/*/.cache client/*/bin client/go/treering/v1 \
 		client/typescript/dist client/typescript/node_modules client/typescript/src/gen \
 		client/java/target client/rust/target
+	rm -rf client/browser/dist client/browser/node_modules client/browser/src/gen \
+		client/browser/src/treering.ts client/browser/sidecar/treering.binpb client/browser/page/*.js
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):

@@ -1,7 +1,7 @@
 """The languages with an example in client/, and the server that their tests run against.
 
 Each has a `run.sh` with the same commands: `available`, `build`, `test`, `conformance`. A new
-language is a name in `LANGUAGES`.
+language is a name in `SPEAKING`.
 """
 
 import contextlib
@@ -82,9 +82,11 @@ class Python(Language):
         pass
 
 
-EXAMPLES = [Language(name) for name in ("go", "typescript", "java", "cpp", "rust")]
-"""Those with an example."""
-LANGUAGES = [Python("python"), *EXAMPLES]
+SPEAKING = [Language(name) for name in ("go", "typescript", "java", "cpp", "rust")]
+"""Those with an example of their own."""
+EXAMPLES = [*SPEAKING, Language("browser")]
+"""All that is tested as an example. What a browser writes and reads is TypeScript's."""
+LANGUAGES = [Python("python"), *SPEAKING]
 """Those that take part in the conformance cases."""
 
 
