@@ -67,7 +67,7 @@ class AnswerReactor final : public grpc::ServerWriteReactor<v1::SubscribeRespons
 
 class Server final : private v1::EventStoreService::CallbackService {
  public:
-  // Calls are answered with one after the other of these.
+  // Calls are answered with one after the other of these; to Subscribe, then with the last one.
   explicit Server(std::vector<grpc::Status> appends, std::vector<Answer> subscribes = {})
       : appends_(std::move(appends)), subscribes_(std::move(subscribes)) {
     int port = 0;
@@ -111,7 +111,7 @@ class Server final : private v1::EventStoreService::CallbackService {
       grpc::CallbackServerContext* /*context*/, const v1::SubscribeRequest* request) override {
     const std::lock_guard lock(mutex_);
     subscribed_.push_back(*request);
-    return new AnswerReactor(subscribes_.at(subscribed_.size() - 1));
+    return new AnswerReactor(subscribes_.at(std::min(subscribed_.size(), subscribes_.size()) - 1));
   }
 
   const std::vector<grpc::Status> appends_;
@@ -378,7 +378,7 @@ TEST(Follow, BeginsAgainAfterSilence) {
   const auto begin = steady_clock::now();
   const auto status = Follow(server.store(), {}, request, Ignore);
   EXPECT_EQ(FailureOf(status).reason(), v1::FAILURE_REASON_LOG_DIVERGED);
-  EXPECT_EQ(server.subscribed().size(), 2U);
+  EXPECT_GE(server.subscribed().size(), 2U);  // More if the machine is slower than that.
   EXPECT_GE(steady_clock::now() - begin, milliseconds(300));
 }
 
