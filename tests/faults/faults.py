@@ -27,6 +27,8 @@ PAUSES = (0.1, 0.3, 0.5, 0.1, 0.3, 0.5, 0.1, 0.3, 0.5, 0.1, 3.0, 6.5)
 """Some longer than the append lock may be held idle, one three times that long."""
 HOLDS = (0.2, 0.5, 0.2, 0.5, 0.2, 0.5, 1.0, 6.5)
 """Some longer than the append lock is waited for."""
+USUAL_START_SECONDS = 1.0
+"""What a server takes to start on two cores that nobody else uses, and some more."""
 HOUR, DAY = 3_600, 86_400
 PACES = (Pace(0.3), Pace(0.0, 1), Pace(0.02, 1_000))
 """Far away; one byte at a time; little bandwidth."""
@@ -39,17 +41,24 @@ class Hand:
     rest_seconds: float
     """Between two faults at most, so that something is done in the meantime."""
 
-    def __init__(self, rng: random.Random, note: Note) -> None:
+    def __init__(self, rng: random.Random, note: Note, sites: Sequence[Site]) -> None:
         self.rng = rng
         self.note = note
+        self.sites = sites
 
     async def run(self, until: float) -> None:
         """Goes on until then; what it began is mended at the end."""
         deck: list[Fault] = []
         while time.monotonic() < until:
-            await asyncio.sleep(self.rng.random() * self.rest_seconds)
+            await asyncio.sleep(self.rng.random() * self.rest_seconds + self._slowness)
             deck = deck or self.rng.sample(self.faults, len(self.faults))
             await deck.pop()()
+
+    @property
+    def _slowness(self) -> float:
+        """On a busy machine a server would be killed before it has done anything."""
+        slowest = max(site.start_seconds for site in self.sites)
+        return max(0.0, slowest - USUAL_START_SECONDS)
 
 
 class AtServers(Hand):
@@ -58,8 +67,7 @@ class AtServers(Hand):
     rest_seconds = 1.4
 
     def __init__(self, rng: random.Random, note: Note, sites: Sequence[Site], ground: Ground):
-        super().__init__(rng, note)
-        self._sites = sites
+        super().__init__(rng, note, sites)
         self._ground = ground
         self.faults = [self._kill] * 4 + [self._pause] * 2
         if isinstance(ground, PostgresGround):
@@ -80,7 +88,7 @@ class AtServers(Hand):
         """Starts those again that died of their fate, and lets those go on that froze by it."""
         while True:
             await asyncio.sleep(0.05)
-            for site in self._sites:
+            for site in self.sites:
                 fate = site.fate
                 if site.is_busy or site.process is None:
                     continue
@@ -96,12 +104,12 @@ class AtServers(Hand):
                     site.resume()
 
     async def _kill(self) -> None:
-        site = self.rng.choice(self._sites)
+        site = self.rng.choice(self.sites)
         self.note("server killed")
         await site.restart(self.rng)
 
     async def _pause(self) -> None:
-        site, seconds = self.rng.choice(self._sites), self.rng.choice(PAUSES)
+        site, seconds = self.rng.choice(self.sites), self.rng.choice(PAUSES)
         if site.process is not None and site.is_running:
             self.note("server paused")
             site.process.pause()
@@ -110,7 +118,7 @@ class AtServers(Hand):
 
     async def _pause_lock_holder(self) -> None:
         """Freezes a server again and again until it is between two statements of an append."""
-        site, seconds = self.rng.choice(self._sites), self.rng.choice(PAUSES)
+        site, seconds = self.rng.choice(self.sites), self.rng.choice(PAUSES)
         for _ in range(20):
             if site.process is None or not site.is_running:
                 return
@@ -130,7 +138,7 @@ class AtServers(Hand):
             await asyncio.sleep(0.02)
 
     async def _set_clock(self) -> None:
-        clock = self.rng.choice(self._sites).clock
+        clock = self.rng.choice(self.sites).clock
         assert clock is not None
         self.note("clock of a server set")
         clock.set(moved(self.rng))
@@ -148,7 +156,7 @@ class AtWays(Hand):
     rest_seconds = 1.2
 
     def __init__(self, rng: random.Random, note: Note, sites: Sequence[Site]):
-        super().__init__(rng, note)
+        super().__init__(rng, note, sites)
         self._ways = [(site.to_clients, "clients") for site in sites]
         self._ways += [(site.to_database, "the database") for site in sites if site.to_database]
         self.faults = [self._cut, self._cut, self._lose_answers, self._lose_answers]
@@ -196,7 +204,7 @@ class AtSqlite(Hand):
     def __init__(
         self, rng: random.Random, note: Note, sites: Sequence[Site], ground: SqliteGround
     ) -> None:
-        super().__init__(rng, note)
+        super().__init__(rng, note, sites)
         [self._site] = sites
         self._path = ground.path
         self.faults = [self._fill, self._fill, self._hold_lock]
@@ -238,8 +246,7 @@ class AtPostgres(Hand):
     def __init__(
         self, rng: random.Random, note: Note, sites: Sequence[Site], ground: PostgresGround
     ) -> None:
-        super().__init__(rng, note)
-        self._sites = sites
+        super().__init__(rng, note, sites)
         self._ground = ground
         self.faults = [self._hold_append_lock, self._lock_tables]
         if ground.setting == "standby":
@@ -248,7 +255,7 @@ class AtPostgres(Hand):
             self.faults += [self._fail_over] * 2 + [self._lose_standby]
             return
         self.faults += [self._terminate_backends] * 4 + [self._terminate_writer] * 4
-        self.faults += [self._stop_database, self._kill_database] * 2 + [self._crash_backend]
+        self.faults += [self._stop_database, self._kill_database, self._crash_backend]
         if ground.setting == "pooler":
             self.faults += [self._kill_pooler] * 2
         elif ground.setting == "full-disk":
@@ -331,7 +338,7 @@ class AtPostgres(Hand):
     async def _fail_over(self) -> None:
         self.note("failover")
         await asyncio.to_thread(self._ground.fail_over)
-        for site in self._sites:
+        for site in self.sites:
             assert site.to_database is not None
             site.to_database.turn_to(self._ground.server)
         # Until there is one, commits wait.

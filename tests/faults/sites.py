@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,8 @@ class Site:
         self.to_clients = stack.enter_context(Proxy(f"127.0.0.1:{self._port}"))
         self.process: ServerProcess | None = None
         self.fate: Fate | None = None
+        self.start_seconds = 0.0
+        """What the last start took."""
         self.logs: list[str] = []
         self._turn = asyncio.Lock()
         stack.callback(self.kill)
@@ -105,6 +108,7 @@ class Site:
 
     def start(self, feed_bytes: int = FEEDS[0], fate: Fate | None = None) -> None:
         """Starts it, and waits until it listens or is dead."""
+        began = time.monotonic()
         self.fate = fate
         settings: dict[str, Any] = {"fail_point": fate} if fate is not None else {}
         self.process = ServerProcess(
@@ -121,6 +125,7 @@ class Site:
             # At a fail point, or of a database that was away: then it is started again.
             if self.process.is_running:
                 raise
+        self.start_seconds = time.monotonic() - began
 
     def resume(self) -> None:
         """Lets it go on, if it was frozen."""

@@ -43,7 +43,7 @@ async def test_every_promise_holds_while_things_break(
     record_property("verdict", verdict)
     assert not verdict.broken, str(verdict)
     # A trial in which little happened says little.
-    assert verdict.faults.total() >= SECONDS / 2, str(verdict)
+    assert verdict.faults.total() >= SECONDS / 4, str(verdict)
     assert verdict.calls["done"] >= SECONDS, str(verdict)
     assert verdict.calls["refused"] > 0, str(verdict)
     count(
