@@ -256,6 +256,21 @@ BROKEN = {
         "ordered",
         (history(reads=[*READS, Read(0.1, 0.2, 1)]), LOG),
     ),
+    "written by an attempt that was told to have written nothing": (
+        "ordered",
+        (
+            history(
+                [
+                    *ATTEMPTS[:2],
+                    replace(ATTEMPTS[2], outcome="unwritten", reason="STORAGE_UNAVAILABLE"),
+                    *ATTEMPTS[4:],
+                    attempt(REPEATED, 15, "unknown", reason="UNAVAILABLE"),
+                    attempt(REPEATED, 16, "done", 4, ("a", 2), duplicate=True),
+                ]
+            ),
+            LOG,
+        ),
+    ),
     "a read that lacks what was acknowledged": ("ordered", with_read(4, head=5)),
     "a read from the future": ("ordered", with_read(0, head=4, events=at(1, 2, 3, 4))),
     "a read below its own minimum": ("ordered", with_read(2, min_position=5)),
