@@ -50,7 +50,7 @@ async def in_one_batch(faulty, count):
     await until(lambda: storage.is_held)
     queue = server.server._writer._queue
     yield
-    await until(lambda: len(queue.waiting) == count)
+    await until(lambda: len(queue) == count)
     storage.gate.set()
     await first
 

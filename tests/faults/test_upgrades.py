@@ -5,10 +5,10 @@ release after this one is a schema that this server does not know.
 """
 
 import asyncio
+import sys
 from contextlib import AsyncExitStack
 
 import pytest
-import sqlalchemy as sa
 
 from calls import read
 from checks import check_atomic, check_durable
@@ -17,7 +17,6 @@ from dumps import REVISIONS, load_postgresql, load_sqlite, released
 from servers import InProcessServer
 from traffic import Traffic, connect, ids_of, stub
 from treering_server.server import StartError
-from treering_server.storage.database import parse_url
 from treering_server.storage.migrations import VERSION_TABLE
 
 
@@ -52,7 +51,7 @@ async def test_a_schema_that_a_newer_server_made_meanwhile(database_url):
         event_store = stub(channel)
         async with Traffic([event_store]) as traffic:
             await traffic.more(10)
-            overtake(database_url)
+            await overtake(database_url)
             await traffic.more(10)
         await traffic.check(event_store)
     with pytest.raises(StartError, match="newer than this server's"):
@@ -60,9 +59,17 @@ async def test_a_schema_that_a_newer_server_made_meanwhile(database_url):
             pass
 
 
-def overtake(database_url):
+# In a process of its own: two copies of SQLite in one would take each other's locks away.
+OVERTAKE = f"""
+import sys
+import sqlalchemy
+from treering_server.storage.database import parse_url
+with sqlalchemy.create_engine(parse_url(sys.argv[1])).begin() as connection:
+    connection.execute(sqlalchemy.text("UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+"""
+
+
+async def overtake(database_url):
     """What a newer server's migration leaves in the table of versions."""
-    engine = sa.create_engine(parse_url(database_url))
-    with engine.begin() as connection:
-        connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
-    engine.dispose()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", OVERTAKE, database_url)
+    assert await process.wait() == 0
