@@ -40,12 +40,13 @@ async def test_sqlite_on_a_disk_without_room():
     assert traffic.repeated.keys() <= TOLD
 
 
+@pytest.mark.timeout(300)
 async def test_postgresql_on_a_disk_without_room():
     """It may stop altogether, and is started again by whoever made room."""
     with PostgresGround("full-disk") as ground:
         async with served(ground.url) as event_store:
             async with Traffic([event_store]) as traffic:
-                for _ in range(3):
+                for _ in range(2):
                     await traffic.more(20)
                     await asyncio.to_thread(ground.disk.fill)
                     await traffic.until_repeated(3)
