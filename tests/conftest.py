@@ -33,10 +33,18 @@ from runs import LONG  # noqa: E402
 from servers import InProcessServer, ServerProcess  # noqa: E402
 from treering.v1.event_store_service_pb2_grpc import EventStoreServiceStub  # noqa: E402
 from treering.v1.stream_service_pb2_grpc import StreamServiceStub  # noqa: E402
+from treering_server.storage import removal  # noqa: E402
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50, print_blob=True)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("TREERING_TEST_PROFILE", "default"))
+
+
+@pytest.fixture(autouse=True)
+def own_latest_time() -> None:
+    """A server's process has one log, whose latest time it keeps. Each test has logs of its own,
+    and some of them are ahead of the clock."""
+    removal._latest = 0
 
 
 @pytest.fixture(scope="session")

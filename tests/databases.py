@@ -271,7 +271,9 @@ class PostgresServer(Postgres):
     def resume(self) -> None:
         """Lets it go on after `pause`."""
         for process in self._processes():
-            process.resume()
+            # One may end as soon as those before it go on.
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def standby(self) -> "PostgresServer":
         """Makes an asynchronous standby of it that is not started yet."""

@@ -59,7 +59,7 @@ def test_a_disk_that_is_full_and_has_room_again():
     assert not disk.directory.exists()
 
 
-@pytest.mark.parametrize("pace", [Pace(0.05), Pace(0.0, 1), FAST])
+@pytest.mark.parametrize("pace", [Pace(0.05), Pace(0.01, 1), FAST])
 async def test_a_way_at_a_pace(pace):
     received = asyncio.Queue()
 
