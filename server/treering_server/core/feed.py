@@ -96,10 +96,9 @@ class LiveQuery:
         matched since."""
         self.sleepers: set[asyncio.Future[None]] = set()
         """Done some time after `woken`, a few in each of the loop's rounds."""
-        self.last: tuple[int, int, int, float, Batch] | None = None
-        """The batch made last, with the position after which, the bytes up to which, the head at
-        which and the time until which: all that wait for the same query usually ask for the same
-        one."""
+        self.last: tuple[tuple[int, int, int], float, Batch] | None = None
+        """The batch made last, with what was asked for and the time until which it will do: all
+        that wait for the same query usually ask for the same one."""
         self.is_deleted = False
         """It asks for one stream, which was deleted permanently."""
 
@@ -294,13 +293,11 @@ class Feed:
         """
         if not self.holds_after(after):
             raise FellOut
-        last_made = live.last
-        if (
-            last_made is not None
-            and last_made[:3] == (after, most_bytes, self.head)
-            and time.monotonic() < last_made[3]
-        ):
-            return last_made[4]
+        asked = (after, most_bytes, self.head)
+        if live.last is not None:
+            asked_last, until, batch = live.last
+            if asked == asked_last and time.monotonic() < until:
+                return batch
         records: list[bytes] = []
         size = 0
         position = max(after, self.head)
@@ -319,7 +316,7 @@ class Feed:
         if live.holders > 1:
             # What is removed by its age is so at a time.
             until = time.monotonic() + SHARED_SECONDS if self._tail.has_rules else float("inf")
-            live.last = (after, most_bytes, self.head, until, batch)
+            live.last = (asked, until, batch)
         return batch
 
     async def _follow(self) -> None:

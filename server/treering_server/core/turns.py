@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from contextvars import ContextVar
-from types import TracebackType
 
 caller: ContextVar[str] = ContextVar("caller", default="")
 """Whose call this is: one connection is one caller. Set where a call begins."""
@@ -38,12 +37,7 @@ class Turns:
                 self._pass_on()
             raise
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._pass_on()
 
     def _pass_on(self) -> None:

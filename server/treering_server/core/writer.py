@@ -211,17 +211,16 @@ class Writer:
         answer = self._loop.create_future()
         try:
             looked = await self._looked(append)
+            waiting = _Waiting(append, call, deadline, answer, looked, log_id)
+            with self._changed:
+                if self._closing:
+                    raise ShuttingDown
+                self._queue.put(call.caller, size, waiting)
+                self._changed.notify()
         except BaseException:
             with self._changed:
                 self._queue.leave(call.caller, size)
             raise
-        waiting = _Waiting(append, call, deadline, answer, looked, log_id)
-        with self._changed:
-            if self._closing:
-                self._queue.leave(call.caller, size)
-                raise ShuttingDown
-            self._queue.put(call.caller, size, waiting)
-            self._changed.notify()
         return answer
 
     async def _looked(self, append: Append) -> Sequence[Looked]:
