@@ -50,11 +50,6 @@ CONNECTION_CALLS = 6_000
 REFUSED_STREAM, ENHANCE_YOUR_CALM = 7, 11
 
 
-@pytest.fixture
-def server(sqlite_file_url, server_process):
-    return server_process(sqlite_file_url, log_format="json")
-
-
 @pytest.fixture(scope="module")
 def flooded(tmp_path_factory):
     """The server of all floods, one after the other."""

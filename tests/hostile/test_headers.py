@@ -52,11 +52,6 @@ TRANSPORT_SAYS = (
 ZEROS = gzip.compress(bytes(100 * 1024 * 1024))
 
 
-@pytest.fixture
-def server(sqlite_file_url, server_process):
-    return server_process(sqlite_file_url, log_format="json")
-
-
 def metadata(size: int) -> tuple[bytes, bytes]:
     """That much metadata, as HTTP/2 counts."""
     return (b"x", b"v" * (size - 33))

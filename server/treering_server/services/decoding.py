@@ -30,8 +30,12 @@ def decode(kind: type[_M], data: bytes) -> _M:
     try:
         return kind.FromString(data)
     except DecodeError:
-        description = f"these bytes are no {kind.DESCRIPTOR.name}, or text in it is not UTF-8"
-        raise InvalidRequest((Violation("", description),)) from None
+        raise InvalidRequest((Violation("", no_message(kind)),)) from None
+
+
+def no_message(kind: type[Message]) -> str:
+    """What is wrong with bytes that can't be decoded, for people."""
+    return f"these bytes are no {kind.DESCRIPTOR.name}, or text in it is not UTF-8"
 
 
 def discard_unknown_fields(message: Message) -> bool:

@@ -8,6 +8,8 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 from grpc_health.v1 import health, health_pb2
 
+from treering_server.services.decoding import no_message
+
 
 class Health:
     """What is told of services, by name."""
@@ -48,6 +50,6 @@ async def _request(data: bytes, context: Any) -> health_pb2.HealthCheckRequest:
     try:
         return health_pb2.HealthCheckRequest.FromString(data)
     except DecodeError:
-        message = "these bytes are no HealthCheckRequest, or text in it is not UTF-8"
+        message = no_message(health_pb2.HealthCheckRequest)
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
         raise

@@ -14,6 +14,8 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from treering_server.services.decoding import no_message
+
 V1_NAME = "grpc.reflection.v1.ServerReflection"
 METHOD = "ServerReflectionInfo"
 
@@ -44,7 +46,7 @@ async def _decoded(
         try:
             yield reflection_pb2.ServerReflectionRequest.FromString(data)
         except DecodeError:
-            message = "these bytes are no ServerReflectionRequest, or text in it is not UTF-8"
+            message = no_message(reflection_pb2.ServerReflectionRequest)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
