@@ -4,6 +4,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
+import sqlalchemy as sa
 
 import poolers
 from calls import append, append_to, head_of, make_event, read, refused
@@ -13,6 +14,8 @@ from poolers import Pooler
 from servers import InProcessServer
 from traffic import Follower, Traffic, connect, stub
 from treering.v1.stream_service_pb2_grpc import StreamServiceStub
+from treering_server.storage.migrations import migrate
+from treering_server.storage.postgresql import PostgresqlStorage, make_engine
 
 pytestmark = pytest.mark.skipif(bool(poolers.MISSING), reason=poolers.MISSING)
 
@@ -54,3 +57,30 @@ async def test_two_servers_behind_a_pooler(pooled):
         for store in stores:
             assert [each.version for each in (await read(store, stream="c-1")).events] == [2]
             assert (await read(store, stream="c-2")).events == []
+
+
+def prepared_by_reads(url: str) -> set[str]:
+    """What a connection has prepared after a few reads."""
+    engine = make_engine(sa.make_url(url), connections=1)
+    migrate(engine)
+    storage = PostgresqlStorage(engine)
+    try:
+        for _ in range(10):
+            storage.head()
+            storage.span("a", 0)
+            storage.position_at_time(0)
+        with engine.connect() as connection:
+            listed = connection.exec_driver_sql("SELECT statement FROM pg_prepared_statements")
+            return set(listed.scalars())
+    finally:
+        storage.close()
+
+
+def test_statements_are_prepared_only_in_a_session_of_ones_own(own_postgres, pooled):
+    """A pooler may hand the next statement to another session, or the session to another."""
+    url, _ = pooled
+    direct = prepared_by_reads(own_postgres.create_database())
+    assert any("log_id" in statement for statement in direct)
+    # Of those that go by a key, and no others.
+    assert len(direct) == 2
+    assert prepared_by_reads(url) == set()

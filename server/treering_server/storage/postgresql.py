@@ -3,7 +3,8 @@
 Appends are serial: each transaction takes one advisory lock, and only a later statement
 reads (in READ COMMITTED, so it sees what the lock's last holder committed). A lock is let
 go of after its transaction became visible, so whoever holds it sees every lower
-position. Nothing relies on the state of a session, so transaction poolers will do.
+position. Nothing relies on the state of a session, so transaction poolers will do; statements
+are prepared only where a connection is seen to be a session of its own (decision 0011).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -45,6 +46,8 @@ STATEMENT_SECONDS = 30.0
 """For one statement under the append lock."""
 TAKE_OVER_SECONDS = 5.0
 """How long the append lock is waited for after a failover, and for a fork by hand."""
+NEVER_UNASKED = 2**63
+"""Executions after which a statement is prepared that was not asked to be."""
 IDLE_SECONDS = 2.0
 """A server that stops while it holds the append lock loses it after that long."""
 
@@ -61,10 +64,13 @@ SET LOCAL statement_timeout = '{round(STATEMENT_SECONDS * 1000)}ms'
 """
 
 # Everything is set for this transaction only, and the lock taken last. The reads come in a
-# later statement: in the same one they would see the log as it was before the wait.
+# later statement: in the same one they would see the log as it was before the wait. All that
+# follows goes by keys, so one plan fits all values; to make it each time would take longer than
+# all the rest.
 BEGIN = """
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SELECT
+  set_config('plan_cache_mode', 'force_generic_plan', true),
   set_config('lock_timeout', '{lock}ms', true),
   set_config('statement_timeout', '{statement}ms', true),
   set_config('idle_in_transaction_session_timeout', '{idle}ms', true),
@@ -82,7 +88,8 @@ SYSTEM_ID = "(SELECT system_identifier::text FROM pg_control_system())"
 MAY_ASK = "SELECT has_function_privilege('pg_control_system()', 'execute')"
 IDENTITY = f"""
 SELECT log_id, system_id, timeline, {{system_id}} AS system_id_now,
-  CASE WHEN NOT pg_is_in_recovery() THEN {TIMELINE} END AS timeline_now
+  CASE WHEN NOT pg_is_in_recovery() THEN {TIMELINE} END AS timeline_now,
+  pg_backend_pid() AS backend_pid
 FROM log
 """
 
@@ -148,15 +155,15 @@ SELECT position, version, record FROM (
     + RECORD.format(now="%(now)s")
     + """ AS record FROM events WHERE {where}) AS seen
   WINDOW w AS (ORDER BY {rank} {order} ROWS UNBOUNDED PRECEDING)) AS cut
-WHERE ordinal = 1 OR bytes IS NULL OR bytes <= {max_bytes} ORDER BY {rank} {order}
+WHERE ordinal = 1 OR bytes IS NULL OR bytes <= %(max_bytes)s ORDER BY {rank} {order}
 """
 )
 
 
 def make_engine(url: sa.URL, *, connections: int) -> sa.Engine:
-    """An engine whose connections are in autocommit and prepare nothing: a prepared statement
-    would belong to a session, and in time gets a plan that fits no value in particular."""
-    return sa.create_engine(
+    """An engine whose connections are in autocommit and prepare nothing by themselves: a prepared
+    statement belongs to a session, and in time gets a plan that fits no value in particular."""
+    engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
         isolation_level="AUTOCOMMIT",
         pool_size=connections,
@@ -175,6 +182,14 @@ def make_engine(url: sa.URL, *, connections: int) -> sa.Engine:
         }
         | dict(url.query),
     )
+    sa.event.listen(engine, "do_execute", _execute)
+    return engine
+
+
+def _execute(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+    """Runs a statement of SQLAlchemy's, prepared if it is marked so and that can be."""
+    cursor.execute(statement, parameters, prepare=context.execution_options.get("prepare", False))
+    return True
 
 
 LOST = (
@@ -240,6 +255,10 @@ class PostgresqlStorage(SqlReads):
             connection.invalidate()
             raise
         connection.info["identified"] = True
+        driver = _driver(connection)
+        if driver.info.backend_pid == identity.backend_pid:
+            # A pooler would have told a number of its own.
+            driver.prepare_threshold = NEVER_UNASKED
         self._note_log_id(log_id)
 
     def _take_over(self, connection: sa.Connection) -> UUID:
@@ -297,13 +316,13 @@ class PostgresqlStorage(SqlReads):
         backwards: bool,
     ) -> list[StoredRecord]:
         order = "DESC" if backwards else "ASC"
-        statement = CUT.format(where=where, rank=rank, order=order, max_bytes=max_bytes)
+        statement = CUT.format(where=where, rank=rank, order=order)
+        parameters = {"now": now(), "max_bytes": max_bytes, **parameters}
 
         def work(connection: sa.Connection) -> list[StoredRecord]:
             with _driver(connection).cursor(binary=True) as cursor:
-                rows: list[StoredRecord] = cursor.execute(
-                    statement, {"now": now(), **parameters}
-                ).fetchall()
+                cursor.execute(statement, parameters, prepare=True)
+                rows: list[StoredRecord] = cursor.fetchall()
                 return rows
 
         return self._read(work)
@@ -419,7 +438,8 @@ class PostgresqlTransaction(SqlStreamChanges):
     ) -> LockedState:
         found_streams: dict[str, StreamState] = {}
         found_ids: dict[UUID, RecordedId] = {}
-        rows = self._cursor.execute(STATE, (list(streams), list(ids))).fetchall()
+        self._cursor.execute(STATE, (list(streams), list(ids)), prepare=True)
+        rows = self._cursor.fetchall()
         for kind, name, uuid, last_id, record, *numbers in rows:
             first, second, third, *rule = numbers
             if kind == 0:
@@ -445,10 +465,9 @@ class PostgresqlTransaction(SqlStreamChanges):
     def records(  # noqa: D102
         self, after: int, until: int, *, max_bytes: int
     ) -> list[StoredRecord]:
-        statement = CUT.format(where=WINDOW, rank="position", order="ASC", max_bytes=max_bytes)
-        rows: list[StoredRecord] = self._cursor.execute(
-            statement, {"now": now(), "after": after, "until": until}
-        ).fetchall()
+        parameters = {"now": now(), "max_bytes": max_bytes, "after": after, "until": until}
+        self._cursor.execute(CUT.format(where=WINDOW, rank="position", order="ASC"), parameters)
+        rows: list[StoredRecord] = self._cursor.fetchall()
         return rows
 
     def insert(self, records: Sequence[NewRecord]) -> None:  # noqa: D102
@@ -486,6 +505,7 @@ class PostgresqlTransaction(SqlStreamChanges):
                 [types[record.terms.type] for record in records],
                 [record.record for record in records],
             ),
+            prepare=True,
         )
 
     def _name_ids(self, table: str, names: set[str]) -> dict[str, int]:

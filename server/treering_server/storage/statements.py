@@ -46,7 +46,8 @@ _VERSION_AT_POSITION = sa.text(f"""
 
 # As above, for one stream by its name; most are asked for as they are now, which the first probe
 # finds. What is older than `max_age` is marked as removed before long, so few are passed over.
-_SPAN = sa.text(f"""
+_SPAN = (
+    sa.text(f"""
     WITH RECURSIVE named AS (
       SELECT streams.*,
         (SELECT coalesce(max(version), 0) FROM events WHERE stream_id = streams.id) AS last_version
@@ -63,8 +64,11 @@ _SPAN = sa.text(f"""
           AND recorded_at >= :now - max_age_us ORDER BY version LIMIT 1)
       END AS first_young
     FROM named, bisection WHERE low >= high
-""").bindparams(
-    sa.bindparam("bound", type_=sa.BigInteger()), sa.bindparam("now", type_=sa.BigInteger())
+""")
+    .bindparams(
+        sa.bindparam("bound", type_=sa.BigInteger()), sa.bindparam("now", type_=sa.BigInteger())
+    )
+    .execution_options(prepare=True)
 )
 
 _HEAD = (
@@ -74,6 +78,7 @@ _HEAD = (
         events,
         events.c.position == sa.select(sa.func.max(events.c.position)).scalar_subquery(),
     )
+    .execution_options(prepare=True)
 )
 
 
