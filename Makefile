@@ -11,16 +11,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Passed on to what is run: make test ARGS="-k append"
 ARGS ?=
 
-SOURCES := client/treering server migrations tools $(wildcard tests/*.py benchmarks/*.py)
+SOURCES := client/treering server migrations tools benchmarks $(wildcard tests/*.py)
 
 # Stamps: what they depend on has changed if they are older, and is installed again.
 MADE := $(VENV)/.made
 SERVER := $(VENV)/.server
 DEV := $(VENV)/.dev
+PEERS := build/peers/.made
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check check-format check-lint check-types check-imports check-protos \
-	check-generated protos released format lock faults soak breakages bench \
+	check-generated protos released format lock faults soak breakages bench bench-full \
+	peers \
 	client-go client-typescript client-java client-cpp client-rust client-browser clean
 
 help: ## This list
@@ -79,14 +81,15 @@ format: $(DEV) ## Formats the code and makes the sync client again
 
 # Versions stay as they are where they can: make lock ARGS=--upgrade, or
 # ARGS="--upgrade-package grpcio". Building the project needs what its build system requires.
+PIN = $(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links $(ARGS)
 COMPILE = $(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb')) \
-	['build-system']['requires'], sep='\n')" | \
-	$(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 --generate-hashes \
-	--no-header --no-emit-index-url --no-emit-find-links $(ARGS) pyproject.toml -
+	['build-system']['requires'], sep='\n')" | $(PIN) pyproject.toml -
 lock: $(DEV) ## Pins all requirements again, with hashes; ARGS=--upgrade for newer ones
 	$(COMPILE) --extra server --output-file requirements/server.txt
 	$(COMPILE) --extra server --group dev --constraints requirements/server.txt \
 		--output-file requirements/dev.txt
+	$(PIN) --group peers --constraints requirements/dev.txt --output-file requirements/peers.txt
 
 # The validators' verdict; all that is behind a broken promise is kept under build/faults. What
 # was done is counted there, run by run: three runs with three seeds reach every bar.
@@ -105,8 +108,16 @@ soak: $(DEV) ## Lets everything break, a line a minute with a new seed: make soa
 breakages: $(DEV) ## Breaks the server on purpose, and tells which validator notices
 	$(TRY) tests/faults/breakages.py $(ARGS)
 
-bench: $(DEV) ## Measures; ARGS go to the measuring program
+# Whoever can't be installed is left out by the program, which says so.
+bench: $(DEV) ## Measures beside others, in minutes; ARGS="--contestant umadb --workload W2"
+	-$(MAKE) peers
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-full: $(DEV) ## Measures everything beside all others, for hours
+	-$(MAKE) peers
+	$(BIN)/python -m benchmarks --full $(ARGS)
+
+peers: $(PEERS) ## Installs what bench measures beside Treering, apart from everything else
 
 client-go: ## Makes the stubs of Go, builds and tests its example
 client-typescript: ## Makes the stubs of TypeScript, builds and tests its example
@@ -142,4 +153,12 @@ $(SERVER): requirements/server.txt pyproject.toml | $(MADE)
 
 $(DEV): requirements/dev.txt $(SERVER)
 	$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@touch $@
+
+$(PEERS): requirements/peers.txt benchmarks/package-lock.json | $(MADE)
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes --requirement requirements/peers.txt
+	cp benchmarks/package.json benchmarks/package-lock.json build/peers
+	-cd build/peers && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@

@@ -2,28 +2,26 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-DATABASES = ("sqlite", "postgresql")
+from contestants.contestant import Contestant
+from contestants.entrants import ENTRANTS, USUAL_ENTRANTS
+from scale import FULL, QUICK, USUAL, Scale
+
 RESULT = Path("build") / "benchmarks.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How much is measured."""
+    """Who is measured, at what, and how much."""
 
-    databases: Sequence[str]
-    rounds: int
-    events: int
-    """In the generated log that is imported."""
+    contestants: Sequence[type[Contestant]]
+    workloads: Sequence[str]
+    """Names; none: all."""
+    scale: Scale
     file: Path | None
     """Imported instead of a generated log."""
-    seconds: float
-    """How long appends, reads and latency are measured, each."""
-    in_flight: int
-    rate: float
-    """Appends per second while latency is measured."""
     result: Path
 
 
@@ -31,46 +29,41 @@ def parse(arguments: Sequence[str]) -> Options:
     """Reads the command line. Ends the program if it makes no sense."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measures a server on each database, in turn, round after round.",
+        description="Measures Treering and what could be used instead, in turn, round after round.",
     )
-    parser.add_argument(
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
         "--quick",
         action="store_true",
         help="a round of seconds, to see that it works; its figures mean nothing",
     )
+    size.add_argument("--full", action="store_true", help="all contestants, longer cells: hours")
     parser.add_argument(
-        "--database",
-        choices=DATABASES,
+        "--contestant",
+        choices=[each.name for each in ENTRANTS],
         action="append",
-        help="only this one (default: each)",
-    )
-    parser.add_argument("--rounds", type=_positive, help="rounds on each database (default: 3)")
-    parser.add_argument("--events", type=_positive, help="in the log generated (default: 100,000)")
-    parser.add_argument(
-        "--file", type=_file, help="import this file of CloudEvents instead (.jsonl, .jsonl.gz)"
+        help="only this one; may be repeated",
     )
     parser.add_argument(
-        "--seconds", type=float, help="for each of appends, reads and latency (default: 3)"
+        "--workload", metavar="W1", action="append", help="only this one; may be repeated"
     )
+    parser.add_argument("--rounds", type=_positive, help="3 usually, 5 with --full")
     parser.add_argument(
-        "--in-flight", type=_positive, default=256, help="appends under way (default: 256)"
-    )
-    parser.add_argument(
-        "--rate", type=float, default=100.0, help="appends/s for latency (default: 100)"
+        "--file", type=_file, help="import this file of CloudEvents (.jsonl, .jsonl.gz)"
     )
     parser.add_argument(
         "--json", type=Path, default=RESULT, help=f"where the results go (default: {RESULT})"
     )
     given = parser.parse_args(arguments)
-    rounds, events, seconds = (1, 2_000, 0.3) if given.quick else (3, 100_000, 3.0)
+    scale = QUICK if given.quick else FULL if given.full else USUAL
+    entrants = ENTRANTS if given.full or given.contestant else USUAL_ENTRANTS
     return Options(
-        databases=tuple(given.database or DATABASES),
-        rounds=given.rounds or rounds,
-        events=given.events or events,
+        contestants=[
+            each for each in entrants if not given.contestant or each.name in given.contestant
+        ],
+        workloads=given.workload or (),
+        scale=replace(scale, rounds=given.rounds or scale.rounds),
         file=given.file,
-        seconds=given.seconds or seconds,
-        in_flight=given.in_flight,
-        rate=given.rate,
         result=given.json,
     )
 

@@ -1,81 +1,96 @@
-"""The run: each database in turn, round after round.
+"""The run: whoever can be measured, round after round, and what came out of it.
 
-Every program is started from bytecode, as after an installation by pip: it is kept in a
-directory of the run, and made by a server and an import that don't count.
+Every program is started from bytecode, as after an installation by a package manager: it is
+made by a first start that does not count.
 """
 
-import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import psutil
-
+from contestants.contestant import Contestant
 from databases import PostgresServer
 from generator import write_log
+from host import Host
+from machine import IN_MEMORY, ROOT, file_system, machine
 from options import Options, parse
-from report import machine, table, write_result
-from rounds import Round, run_round, warm_up
+from plan import Cell, Workload, plan
+from record import write_record
+from report import report
+from results import Results
+from rounds import Rounds
+from session import CellFailed, measure
+from tools import missing
 
-IN_MEMORY = ("tmpfs", "ramfs")
-WARM_UP_EVENTS = 100
+BYTECODE = ROOT / "build" / "bytecode"
+CONNECTIONS = "400"
+"""Of PostgreSQL: with some contestants each subscriber holds one."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measures, prints the table, writes the results. Returns the exit code."""
+    """Measures, prints the tables, writes the results. Returns the exit code."""
     options = parse(arguments)
     directory = Path(tempfile.gettempdir()).resolve()
-    if _file_system(directory) in IN_MEMORY:
+    if file_system(directory) in IN_MEMORY:
         print(
             f"{directory} is kept in memory, where nothing is durable: set TMPDIR to a directory "
             "on the disk that is to be measured",
             file=sys.stderr,
         )
         return 1
-    print(*(f"{name}: {value}" for name, value in machine().items()), sep="\n")
-    rounds = _run(options)
-    for each in rounds.values():
-        print(f"{each[0].database}: {each[0].durability}")
-    print("\n" + table(rounds))
-    write_result(options.result, options, rounds)
-    print(f"\nEvery log was whole and in order. All values: {options.result}")
-    return 0
-
-
-def _run(options: Options) -> dict[str, list[Round]]:
-    rounds: dict[str, list[Round]] = {name: [] for name in options.databases}
+    print(*(f"- {name}: {value}" for name, value in machine().items()), sep="\n")
+    results = Results()
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(TemporaryDirectory(prefix="treering-bench-")))
+        kept = Path(stack.enter_context(TemporaryDirectory(prefix="treering-bench-")))
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        os.environ["PYTHONPYCACHEPREFIX"] = str(directory / "bytecode")
-        file = options.file
-        if file is None:
-            file = directory / "log.jsonl.gz"
-            write_log(file, options.events)
-        servers = {
-            name: stack.enter_context(PostgresServer()) if name == "postgresql" else None
-            for name in options.databases
-        }
-        runner = stack.enter_context(asyncio.Runner())
-        small = directory / "small.jsonl.gz"
-        write_log(small, WARM_UP_EVENTS)
-        for server in servers.values():
-            warm_up(server, small)
-        for number in range(options.rounds):
-            for name, server in servers.items():
-                print(f"round {number + 1} of {options.rounds}: {name}", file=sys.stderr)
-                rounds[name].append(run_round(server, file, options, runner))
-    return rounds
+        os.environ["PYTHONPYCACHEPREFIX"] = str(BYTECODE)
+        workloads = _workloads(options, kept)
+        postgres = None
+        if any(each.on_postgresql for each in options.contestants):
+            postgres = stack.enter_context(PostgresServer({"max_connections": CONNECTIONS}))
+        contestants = list(_able(options.contestants, postgres))
+        rounds = stack.enter_context(Rounds(options.scale.streams, postgres, results))
+        for number in range(options.scale.rounds):
+            print(f"round {number + 1} of {options.scale.rounds}", file=sys.stderr)
+            rounds.run(workloads, contestants)
+    print("\n" + report(workloads, contestants, results))
+    write_record(options.result, options.scale, contestants, results)
+    print(f"\nAll values: {options.result}")
+    return int(any(each.failures for each in results.all if each.kind == "treering"))
 
 
-def _file_system(directory: Path) -> str:
-    """The kind of file system that a directory is on."""
-    found = "unknown"
-    for each in sorted(psutil.disk_partitions(all=True), key=lambda each: len(each.mountpoint)):
-        if directory.is_relative_to(each.mountpoint):
-            found = each.fstype
-    return found
+def _workloads(options: Options, kept: Path) -> list[Workload]:
+    file = options.file
+    if file is None:
+        file = kept / "log.jsonl.gz"
+        write_log(file, options.scale.imported)
+    return [
+        workload
+        for workload in plan(options.scale, file)
+        if not options.workloads or workload.name in options.workloads
+    ]
+
+
+def _able(
+    contestants: Iterable[type[Contestant]], postgres: PostgresServer | None
+) -> Iterable[type[Contestant]]:
+    """Those that can take part, each started once before it counts. Names the others."""
+    first = Cell("first", "start", "append")
+    for contestant in contestants:
+        why = missing(contestant)
+        if not why:
+            try:
+                with Host(contestant, postgres) as host:
+                    host.start()
+                    host.wait()
+                    measure(host, first)
+            except (CellFailed, RuntimeError) as failed:
+                why = str(failed)
+        if why:
+            print(f"skipped: {contestant.name}: {why}", file=sys.stderr)
+        else:
+            yield contestant

@@ -1,0 +1,33 @@
+"""All that take part, in the order of the tables."""
+
+from contestants.contestant import Contestant
+from contestants.eventsourcing import EventsourcingPostgresql, EventsourcingSqlite
+from contestants.grpc_null import GrpcHeld, GrpcUnary
+from contestants.message_db import MessageDB
+from contestants.raw_postgresql import RawPostgresql
+from contestants.raw_sqlite import RawSqlite
+from contestants.treering import TreeringPostgresql, TreeringSqlite
+from contestants.umadb import UmaDB
+
+ENTRANTS: tuple[type[Contestant], ...] = (
+    TreeringSqlite,
+    TreeringPostgresql,
+    UmaDB,
+    EventsourcingSqlite,
+    EventsourcingPostgresql,
+    MessageDB,
+    RawSqlite,
+    RawPostgresql,
+    GrpcUnary,
+    GrpcHeld,
+)
+
+NOT_USUAL: tuple[type[Contestant], ...] = (EventsourcingPostgresql,)
+"""Measured only by a full run, or when they are named."""
+
+USUAL_ENTRANTS = tuple(each for each in ENTRANTS if each not in NOT_USUAL)
+
+
+def find(name: str) -> type[Contestant]:
+    """The one of this name."""
+    return next(each for each in ENTRANTS if each.name == name)

@@ -1,0 +1,40 @@
+"""Appends to streams at the version they have, by callers that each wait for their answer
+before they append again, each to a stream of its own."""
+
+import time
+
+from contestants.contestant import Contestant
+from meter import Meter
+from workloads.content import check, new_event
+
+
+async def measure(
+    client: Contestant, meter: Meter, *, in_flight: int, events: int, seconds: float
+) -> None:
+    """Appends so many events at once for so long, and then checks the log."""
+    streams = [f"load-{in_flight}x{events}x{number}" for number in range(in_flight)]
+    versions = dict.fromkeys(streams, 0)
+    latencies = meter.latencies
+
+    async def append(stream: str) -> None:
+        version = versions[stream]
+        batch = [new_event(stream, version + number) for number in range(1, events + 1)]
+        began = time.perf_counter()
+        await client.append(batch)
+        latencies.append(time.perf_counter() - began)
+        versions[stream] = version + events
+
+    async def caller(stream: str) -> None:
+        while time.perf_counter() < end:
+            await append(stream)
+
+    await client.open()
+    # So that connections are made and streams begun.
+    await client.concurrency.all(append(stream) for stream in streams)
+    latencies.clear()
+    with meter.measuring() as began:
+        end = began + seconds
+        await client.concurrency.all(caller(stream) for stream in streams)
+    meter.operations = len(latencies) * events
+    await check(client, versions)
+    await client.close()
