@@ -388,7 +388,7 @@ def test_a_repeat_comes_before_all_that_would_refuse_it():
         to_stream("a", event, expected=0), conditions=[fail_if(), fail_if(after=99)], log_id=uuid4()
     )
 
-    assert log.append(again) == replace(first, duplicate=True)
+    assert log.append(again) == first._replace(duplicate=True)
     assert len(log.events) == 1
 
 
@@ -479,7 +479,7 @@ def test_order_and_number_of_tags_metadata_and_time_are_not_compared():
     message.tags.extend(["y", "x", "y"])
     message.metadata["traceparent"] = "another"
     message.time.seconds = 1
-    again = replace(event, body=message.SerializeToString())
+    again = event._replace(body=message.SerializeToString())
     assert log.record(("a", again)).duplicate
 
 
@@ -522,7 +522,7 @@ def test_of_what_the_same_batch_removed_no_more_is_compared():
     first = log.record(("a", A))
     log.refuse(append_of(("a", changed(A, data=b"!"))), EventIdConflict)
     log.record(("a", B))
-    assert log.record(("a", changed(A, data=b"!"))) == replace(first, duplicate=True)
+    assert log.record(("a", changed(A, data=b"!"))) == first._replace(duplicate=True)
     log.refuse(append_of(("a", changed(B, data=b"!"))), EventIdConflict)
 
 
@@ -555,5 +555,5 @@ def test_a_repeat_in_the_same_batch():
     log = Log()
     append = append_all(to_stream("a", A, B, expected=0), events=[C])
     first = log.append(append)
-    assert log.append(append) == replace(first, duplicate=True)
+    assert log.append(append) == first._replace(duplicate=True)
     assert [UUID(event.id) for event in log.events] == [A.id, B.id, C.id]

@@ -1,5 +1,7 @@
 """Version-7 ids: their form, their time, their order."""
 
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -65,6 +67,25 @@ def test_ids_go_over_into_the_next_millisecond_when_one_is_used_up(clock, monkey
     assert first.int & 0xFFF_3FFFFFFFFFFFFFFF == 0xFFF_3FFFFFFFFFFFFFFF
     assert milliseconds_of(second) == milliseconds_of(first) + 1
     assert (second.version, second.variant) == (7, uuid.RFC_4122)
+
+
+def test_a_forked_process_makes_others():
+    """Also within the millisecond in which it was forked. In a process of its own, as gRPC's
+    threads and forks don't go together."""
+    code = """
+import os, time
+from types import SimpleNamespace
+from treering import ids
+now = time.time_ns()
+ids.time = SimpleNamespace(time_ns=lambda: now)
+ids.uuid7(), ids.uuid7()
+if os.fork():
+    os.wait()
+print(ids.uuid7(), flush=True)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert len(set(ran.stdout.split())) == 2
 
 
 def test_threads_never_make_the_same():

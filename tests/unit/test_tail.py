@@ -115,23 +115,19 @@ class TailMachine(RuleBasedStateMachine):
             if stream in self.rules and self.rules[stream].is_moving:
                 until = self.tail.head + len(some)
                 self.tail.set_rule(stream, self.rules[stream], 0, until, self.generation)
-        for event in some:
-            if event is None:
-                self.tail.push_removed()
-            else:
-                self.tail.push(*event)
-                stream, version = event[0].stream, event[1]
-                if stream:
-                    self.known_versions[stream] = max(self.known_versions[stream], version)
+        self.tail.extend(some)
+        for stream, version in ((e[0].stream, e[1]) for e in some if e is not None):
+            if stream:
+                self.known_versions[stream] = max(self.known_versions[stream], version)
         self.events += some
 
     @precondition(lambda self: self.events)
     @rule(count=counts)
     def trim(self, count):
-        for _ in range(min(count, len(self.events))):
-            self.tail.trim()
-            del self.events[0]
-            self.base += 1
+        count = min(count, len(self.events))
+        self.tail.trim(count)
+        del self.events[:count]
+        self.base += count
 
     @rule(query=queries, part=st.floats(0, 1), later=st.integers(0, 3))
     def find(self, query, part, later):
@@ -183,15 +179,13 @@ def test_an_empty_tail_finds_nothing():
 
 def test_events_trimmed_before_they_were_ever_looked_for_are_not_found():
     tail = Tail(0)
-    for n in range(10):
-        tail.push(Terms("a-1", "A" if n % 2 else "B", frozenset()), n + 1, 0)
-    for _ in range(4):
-        tail.trim()
+    tail.extend([(Terms("a-1", "A" if n % 2 else "B", frozenset()), n + 1, 0) for n in range(10)])
+    tail.trim(4)
     assert list(tail.find(Query((QueryItem(types=frozenset("A")),)), 4, 0)) == [6, 8, 10]
 
 
 def push(tail, stream, version, recorded_at=0):
-    tail.push(Terms(stream, "A", frozenset()), version, recorded_at)
+    tail.extend([(Terms(stream, "A", frozenset()), version, recorded_at)])
 
 
 def test_what_is_removed_moves_with_the_stream_and_with_time():
@@ -253,8 +247,7 @@ def test_rules_of_streams_that_no_event_is_left_of_are_forgotten():
         tail.set_rule(stream, Rule(max_count=1), 0, tail.head)
         push(tail, stream, 1)
         push(tail, stream, 2)
-        while len(tail) > 10:
-            tail.trim()
+        tail.trim(max(0, len(tail) - 10))
         found = list(tail.find(events_of_stream(stream), tail.base, 0))
         assert found == [tail.head], "the rule of what is written to is known"
         assert len(tail._rules) <= 2 * 10 + 1

@@ -213,7 +213,7 @@ async def test_a_repeat_of_what_others_removed(storage):
         for change in (lambda: delete(storage, "mine"), lambda: None):
             change()
             answer = await recorded(writer, append_of(("mine", changed)))
-            assert answer == replace(first, duplicate=True)
+            assert answer == first._replace(duplicate=True)
             await erased(storage)
 
 

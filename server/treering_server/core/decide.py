@@ -5,6 +5,7 @@ that was accepted before. Nothing here waits or asks a database.
 """
 
 from collections.abc import Sequence
+from uuid import UUID
 
 from treering_server.core.conditions import Looked
 from treering_server.core.errors import (
@@ -49,7 +50,7 @@ class BatchState:
         self.recorded_at = locked.head.recorded_at
         self.has_rules = locked.head.generation > 0
         self.streams = dict(locked.streams)
-        self.ids = dict(locked.ids)
+        self.ids: dict[UUID, RecordedId | NewRecord] = dict(locked.ids)
         self.incarnations = incarnations
         self.tail = tail
         self.records: list[NewRecord] = []
@@ -155,7 +156,9 @@ def _repeated(
     )
 
 
-def _differs(state: BatchState, event: NewEvent, recorded: RecordedId, now: int) -> bool:
+def _differs(
+    state: BatchState, event: NewEvent, recorded: RecordedId | NewRecord, now: int
+) -> bool:
     """Whether what an event says is not what was recorded. Of a removed one nobody can tell."""
     if recorded.record is None or state.removes(
         recorded.stream, recorded.version, recorded.recorded_at, now
@@ -191,25 +194,20 @@ def _accept(
 ) -> Appended:
     first = state.head + 1
     last_versions: dict[str, int] = {}
+    records = []
     for position, (stream, event) in enumerate(placed, start=first):
         version = 0
         if stream:
             version = last_versions.get(stream) or state.stream(stream).last_version
             version += 1
             last_versions[stream] = version
-        record = event.body + encoder.encode(position, stream, version, recorded_at)
-        state.records.append(
-            NewRecord(
-                position=position,
-                recorded_at=recorded_at,
-                version=version,
-                id=event.id,
-                terms=Terms(stream, event.type, event.tags),
-                record=record,
-            )
-        )
-        state.ids[event.id] = RecordedId(position, stream, version, recorded_at, record)
-        state.tail.push(state.records[-1].terms, version, recorded_at)
+        envelope = encoder.encode(position, stream, version, recorded_at)
+        terms = Terms(stream, event.type, event.tags)
+        record = NewRecord(position, recorded_at, version, event.id, terms, event.body + envelope)
+        state.ids[event.id] = record
+        records.append(record)
+    state.records += records
+    state.tail.extend([(each.terms, each.version, recorded_at) for each in records])
     for stream, version in last_versions.items():
         rule = state.stream(stream).rule
         state.streams[stream] = StreamState(version=version, last_version=version, rule=rule)

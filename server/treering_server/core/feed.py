@@ -28,11 +28,11 @@ from treering_server.core.errors import LogMismatch, LogState, StorageUnavailabl
 from treering_server.core.incarnations import last_common_position
 from treering_server.core.model import Head
 from treering_server.core.outgoing import PAGE_BYTES
-from treering_server.core.query import Query, QueryItem, Terms, category_of, events_of_stream
-from treering_server.core.record import Recorded, join, parse
+from treering_server.core.query import Query, QueryItem, category_of, events_of_stream
+from treering_server.core.record import join, parse
 from treering_server.core.removal import Rule, RuleChange
-from treering_server.core.storage import Incarnation, LogNews, NewRecord, Storage
-from treering_server.core.tail import Tail, Term, terms_of
+from treering_server.core.storage import Incarnation, LogNews, Storage
+from treering_server.core.tail import Tail, TailEvent, Term, terms_of
 from treering_server.core.writer import Committed
 
 RING_BYTES = 64 * 1024 * 1024
@@ -74,7 +74,7 @@ class _Look:
     """What a look at the database found: first the events, then the news, so that nothing
     is among the events that the news do not tell of."""
 
-    events: list[tuple[int, bytes | None, Recorded | None]]
+    events: list[tuple[int, bytes | None, TailEvent | None]]
     rules: dict[str, Rule]
     news: LogNews
     news_at: float
@@ -116,6 +116,11 @@ class LiveQuery:
         finally:
             timer.cancel()
             self.sleepers.discard(sleeper)
+
+
+def _size(record: bytes | None) -> int:
+    """What an event counts for in the ring."""
+    return EVENT_OVERHEAD_BYTES + (0 if record is None else len(record))
 
 
 def ring(sleeper: "asyncio.Future[None]") -> None:
@@ -161,7 +166,8 @@ class Feed:
         """Of the incarnation that all that is held here belongs to."""
         self._generation = head.generation
         self._tail = Tail(head.position)
-        self._records: dict[int, bytes | None] = {}
+        self._records: list[bytes | None] = []
+        """Of all events in the tail, in order."""
         self._bytes = 0
         self._incoming: deque[Committed] = deque()
         self._queries: dict[Query, LiveQuery] = {}
@@ -228,7 +234,10 @@ class Feed:
             self.nudge()
         elif some[0].position == self.head + 1:
             self._set_rules(committed.rules, some[-1].position, committed.generation)
-            self._push([(record.record, record) for record in some])
+            self._push(
+                [record.record for record in some],
+                [(record.terms, record.version, record.recorded_at) for record in some],
+            )
             if committed.generation == self._generation:
                 self._fresh_until = time.monotonic() + FRESH_SECONDS
             else:
@@ -258,8 +267,11 @@ class Feed:
 
     def event_id(self, position: int) -> UUID | None:
         """Id of an event that the ring holds."""
-        record = self._records.get(position)
+        record = self._record_at(position) if self._tail.base < position <= self.head else None
         return None if record is None else parse(record).id
+
+    def _record_at(self, position: int) -> bytes | None:
+        return self._records[position - self._tail.base - 1]
 
     def holds_after(self, position: int) -> bool:
         """Whether all events after a position, as far as there are any, are in the ring."""
@@ -303,7 +315,7 @@ class Feed:
         position = max(after, self.head)
         last = after
         for match in self._tail.find(live.query, after, time.time_ns() // 1000):
-            record = self._records[match]
+            record = self._record_at(match)
             if record is None:
                 continue
             size += len(record)
@@ -333,10 +345,16 @@ class Feed:
                 self.available = False
             looked.set_result(self.available)
 
+    @property
+    def _handed_in(self) -> int:
+        """The last position that the writer has handed in, or that the feed knows."""
+        return self._incoming[-1].records[-1].position if self._incoming else self.head
+
     async def _catch_up(self) -> None:
         """Fetches what other servers did."""
         while True:
-            look = await asyncio.to_thread(self._look, self.head, self._generation, self.log_id)
+            after = self._handed_in
+            look = await asyncio.to_thread(self._look, after, self._generation, self.log_id)
             if look.incarnations:
                 self._begin_incarnation(look.news, look.incarnations)
                 continue
@@ -348,12 +366,17 @@ class Feed:
                 rules = {stream: (rule, 0) for stream, rule in look.rules.items()}
                 self._set_rules(rules, look.events[-1][0], look.news.generation)
             self._fresh_until = look.news_at + FRESH_SECONDS
+            while self._incoming and self.head < after:  # noqa: ASYNC110 - each round takes some in
+                await asyncio.sleep(0)
             for start in range(0, len(look.events), PUSHED_EVENTS):
                 some = look.events[start : start + PUSHED_EVENTS]
                 # Meanwhile the writer may have handed in some of them.
-                new = [(record, event) for position, record, event in some if position > self.head]
+                new = [each for each in some if each[0] > self.head]
+                if new and new[0][0] > self.head + 1:
+                    # What was handed in before these was dropped: it comes with the next look.
+                    break
                 if new:
-                    self._push(new)
+                    self._push([record for _, record, _ in new], [event for _, _, event in new])
                 await asyncio.sleep(0)
             if not look.events and not look.news.changes:
                 return
@@ -363,14 +386,14 @@ class Feed:
             after, after + FETCHED_EVENTS, backwards=False, max_bytes=FETCHED_BYTES
         )
         events = [
-            (position, record, None if record is None else parse(record))
+            (position, record, None if record is None else parse(record).in_tail)
             for position, _, record in rows
         ]
         news_at = time.monotonic()
         news = self._storage.news(generation)
         rules: dict[str, Rule] = {}
         if events and news.generation:
-            streams = {event.terms.stream for _, _, event in events if event is not None}
+            streams = {event[0].stream for _, _, event in events if event is not None}
             rules = self._storage.moving_rules(streams)
         incarnations = [] if news.log_id == log_id else self._storage.incarnations()
         return _Look(events, rules, news, news_at, incarnations)
@@ -402,22 +425,20 @@ class Feed:
         for stream, (rule, last_version) in rules.items():
             self._tail.set_rule(stream, rule, last_version, until, generation)
 
-    def _push(self, events: Sequence[tuple[bytes | None, Recorded | NewRecord | None]]) -> None:
+    def _push(self, records: list[bytes | None], events: Sequence[TailEvent | None]) -> None:
         first = self.head + 1
-        for record, event in events:
-            if event is None:
-                self._tail.push_removed()
-            else:
-                self._tail.push(event.terms, event.version, event.recorded_at)
-            self._records[self._tail.head] = record
-            self._bytes += len(record or b"") + EVENT_OVERHEAD_BYTES
-        while self._bytes > self._ring_bytes and len(self._tail) > 1:
-            self._tail.trim()
-            forgotten = self._records.pop(self._tail.base)
-            self._bytes -= len(forgotten or b"") + EVENT_OVERHEAD_BYTES
+        self._tail.extend(events)
+        self._records += records
+        self._bytes += sum(map(_size, records))
+        forgotten = 0
+        while self._bytes > self._ring_bytes and forgotten < len(self._records) - 1:
+            self._bytes -= _size(self._records[forgotten])
+            forgotten += 1
+        if forgotten:
+            self._tail.trim(forgotten)
+            del self._records[:forgotten]
         if self._waiting:
-            terms = [None if event is None else event.terms for _, event in events]
-            self._wake_matching(first, terms)
+            self._wake_matching(first, events)
 
     def wake_all(self) -> None:
         """Lets all who wait look around: the server goes away."""
@@ -440,11 +461,12 @@ class Feed:
         if self._rung:
             asyncio.get_running_loop().call_soon(self._ring_some)
 
-    def _wake_matching(self, first: int, events: Sequence[Terms | None]) -> None:
+    def _wake_matching(self, first: int, events: Sequence[TailEvent | None]) -> None:
         woken: set[LiveQuery] = set()
-        for position, terms in enumerate(events, start=first):
-            if terms is None:
+        for position, event in enumerate(events, start=first):
+            if event is None:
                 continue
+            terms, _, _ = event
             for term in (ANY_EVENT, *terms_of(terms)):
                 for live in self._waiting.get(term, ()):
                     if live not in woken and live.query.matches(terms):

@@ -5,7 +5,7 @@ stream". Times are whole microseconds since 1970, UTC.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 from treering_server.core.query import Query
@@ -39,8 +39,7 @@ class ExpectedExists:
 Expectation = ExpectedVersion | ExpectedExists
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(NamedTuple):
     """An event to append, encoded once when its request arrived."""
 
     id: UUID
@@ -92,16 +91,14 @@ class Append:
         return placed
 
 
-@dataclass(frozen=True, slots=True)
-class StreamVersion:
+class StreamVersion(NamedTuple):
     """A stream and its version."""
 
     stream: str
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     """Where the events of an append are."""
 
     first_position: int

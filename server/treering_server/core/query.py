@@ -7,6 +7,7 @@ not build it in another way.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 def category_of(stream: str) -> str:
@@ -14,8 +15,7 @@ def category_of(stream: str) -> str:
     return stream.partition("-")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What a query can match of one event."""
 
     stream: str

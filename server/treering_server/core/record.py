@@ -13,6 +13,7 @@ from uuid import UUID
 
 from treering.v1.event_pb2 import Event, RecordedEvent
 from treering_server.core.query import Terms
+from treering_server.core.tail import TailEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,11 @@ class Recorded:
     version: int
     """0 for an event of no stream."""
     recorded_at: int
+
+    @property
+    def in_tail(self) -> TailEvent:
+        """What the end of the log in memory keeps of it."""
+        return self.terms, self.version, self.recorded_at
 
 
 def encode_body(event: Event) -> bytes:

@@ -13,7 +13,7 @@ have caused raises `StorageDefect`; a commit whose end is not known raises
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 from treering_server.core.model import Head, ListStreams, Stream
@@ -54,8 +54,7 @@ class Matches:
     highest position looked at, when going backwards the position below the lowest."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamState:
+class StreamState(NamedTuple):
     """What an append needs to know of a stream."""
 
     version: int
@@ -70,8 +69,7 @@ class StreamState:
 NO_STREAM = StreamState(version=0, last_version=0)
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedId:
+class RecordedId(NamedTuple):
     """An event whose id was asked for."""
 
     position: int
@@ -93,10 +91,9 @@ class LockedState:
     """Of the ids asked for, those that are taken."""
 
 
-@dataclass(slots=True)
-class NewRecord:
-    """An event in its place, ready to be stored. Not frozen: that would double the price of
-    making one, which is paid under the append lock."""
+class NewRecord(NamedTuple):
+    """An event in its place, ready to be stored. A tuple, as all that there is one of for each
+    event: a frozen dataclass costs twice as much to make, under the append lock."""
 
     position: int
     recorded_at: int
@@ -104,6 +101,11 @@ class NewRecord:
     id: UUID
     terms: Terms
     record: bytes
+
+    @property
+    def stream(self) -> str:
+        """Name of its stream; empty: none."""
+        return self.terms.stream
 
 
 @dataclass(frozen=True, slots=True)

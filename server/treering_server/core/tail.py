@@ -11,7 +11,7 @@ Owned by one thread at a time; the writer and the feed have one each.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -19,6 +19,8 @@ from treering_server.core.query import Query, QueryItem, Terms
 from treering_server.core.removal import Rule
 
 Term: TypeAlias = tuple[str, str]
+TailEvent: TypeAlias = tuple[Terms, int, int]
+"""An event with its version and time, in microseconds."""
 
 COMPACTED = 64
 """Trimmed positions that a posting keeps at least before it is copied."""
@@ -73,9 +75,7 @@ class Tail:
     def __init__(self, base: int) -> None:
         """Begins empty, after a position."""
         self._base = base
-        self._events: list[tuple[Terms, int, int] | None] = []
-        """With version and time, in microseconds."""
-        self._trimmed = 0
+        self._events: list[TailEvent | None] = []
         self._rules: dict[str, _Ruled] = {}
         self._most_rules = FEW_RULES
         self._postings: dict[Term, _Posting] = {}
@@ -92,25 +92,24 @@ class Tail:
         return self._base + len(self)
 
     def __len__(self) -> int:
-        return len(self._events) - self._trimmed
+        return len(self._events)
 
     @property
     def has_rules(self) -> bool:
         """Whether some of the events may be removed."""
         return bool(self._rules)
 
-    def push(self, terms: Terms, version: int, recorded_at: int) -> None:
-        """Adds the next event."""
-        self._events.append((terms, version, recorded_at))
-        if self._rules:
-            ruled = self._rules.get(terms.stream)
-            if ruled is not None:
-                ruled.last_version = max(ruled.last_version, version)
-                ruled.last_position = max(ruled.last_position, self.head)
-
-    def push_removed(self) -> None:
-        """Adds the next event, which is removed already."""
-        self._events.append(None)
+    def extend(self, events: Sequence[TailEvent | None]) -> None:
+        """Adds the next events. None: one that is removed already."""
+        first = self.head + 1
+        self._events += events
+        if not self._rules:
+            return
+        for position, event in enumerate(events, first):
+            ruled = None if event is None else self._rules.get(event[0].stream)
+            if event is not None and ruled is not None:
+                ruled.last_version = max(ruled.last_version, event[1])
+                ruled.last_position = max(ruled.last_position, position)
 
     def set_rule(
         self, stream: str, rule: Rule, last_version: int, until: int, generation: int = 0
@@ -142,23 +141,18 @@ class Tail:
             }
             self._most_rules = max(FEW_RULES, 2 * len(self._rules))
 
-    def trim(self) -> None:
-        """Forgets the oldest event."""
-        event = self._events[self._trimmed]
-        self._events[self._trimmed] = None
-        self._trimmed += 1
-        self._base += 1
-        if self._trimmed >= COMPACTED and 2 * self._trimmed >= len(self._events):
-            del self._events[: self._trimmed]
-            self._trimmed = 0
-        if self._base > self._indexed:
-            self._indexed = self._base
-        elif event is not None:
-            for term in terms_of(event[0]):
+    def trim(self, count: int) -> None:
+        """Forgets so many of the oldest events."""
+        indexed = self._events[: min(count, self._indexed - self._base)]
+        for terms in (event[0] for event in indexed if event is not None):
+            for term in terms_of(terms):
                 posting = self._postings[term]
                 posting.trim()
                 if not posting:
                     del self._postings[term]
+        del self._events[:count]
+        self._base += count
+        self._indexed = max(self._indexed, self._base)
 
     def find(self, query: Query, after: int, now: int) -> Iterable[int]:
         """Positions after one that match, ascending, without those removed at a time.
@@ -174,8 +168,8 @@ class Tail:
         found = (next(self._find_item(item, after, now), None) for item in query.items)
         return min((each for each in found if each is not None), default=None)
 
-    def _event_at(self, position: int) -> tuple[Terms, int, int] | None:
-        return self._events[position - self._base - 1 + self._trimmed]
+    def _event_at(self, position: int) -> TailEvent | None:
+        return self._events[position - self._base - 1]
 
     def _index(self) -> None:
         postings = self._postings

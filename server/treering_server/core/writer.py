@@ -16,7 +16,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import UUID
 
@@ -393,8 +393,8 @@ class Writer:
             self._attempt_began = float("inf")
         self._note_available()
         self._committed = state.head
-        while len(self._tail) > TAIL_EVENTS:
-            self._tail.trim()
+        if len(self._tail) > TAIL_EVENTS:
+            self._tail.trim(len(self._tail) - TAIL_EVENTS)
         decided, left = batch[: len(outcomes)], batch[len(outcomes) :]
         answers = [(each.answer, outcome) for each, outcome in zip(decided, outcomes, strict=True)]
         committed = None
@@ -481,11 +481,7 @@ class Writer:
             if self._generation:
                 streams = {each.terms.stream for each in found if each is not None}
                 self._learn_rules(transaction.state(streams - {""}, ()))
-            for each in found:
-                if each is None:
-                    self._tail.push_removed()
-                else:
-                    self._tail.push(each.terms, each.version, each.recorded_at)
+            self._tail.extend([None if each is None else each.in_tail for each in found])
             if self._tail.head < head:
                 raise _TooFarBehind
 
@@ -501,7 +497,7 @@ class Writer:
         except Refusal as refusal:
             return refusal
         # What its own first attempt wrote is no repeat to the caller.
-        return replace(appended, duplicate=False) if waiting.attempted else appended
+        return appended._replace(duplicate=False) if waiting.attempted else appended
 
     def _still_wanted(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
         """Drops what nobody waits for, before any of it is written."""

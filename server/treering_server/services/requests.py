@@ -8,8 +8,8 @@ than the largest good request.
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 from uuid import UUID
 
 from treering.ids import uuid7
@@ -67,8 +67,7 @@ _NOTHING = StreamAppend("", None, ())
 _RESERVED_IDS = (str(NIL_ID), str(UUID(int=2**128 - 1)))
 
 
-@dataclass(frozen=True, slots=True)
-class AppendItem:
+class AppendItem(NamedTuple):
     """One append of many, or what is wrong with it."""
 
     request_id: int
