@@ -1,6 +1,5 @@
 """The verdict on an append: what is accepted, what is refused, and with what first."""
 
-from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
@@ -90,7 +89,7 @@ def to_stream(stream, *events, expected=None):
 
 
 def check_only(stream, expected):
-    return replace(to_stream(stream, expected=expected), events=())
+    return to_stream(stream, expected=expected)._replace(events=())
 
 
 def append_all(*streams, events=(), conditions=(), log_id=None):

@@ -4,11 +4,14 @@ from uuid import UUID
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
 
 from treering.v1.event_pb2 import RecordedEvent
 from treering.v1.event_store_service_pb2 import (
     AppendManyResponse,
     AppendResponse,
+    AppendResult,
     GetHeadResponse,
     ReadResponse,
     SubscribeResponse,
@@ -76,18 +79,47 @@ def test_a_repeated_append_of_no_stream():
 
 def test_many_appends():
     refusal = ConditionFailed(position=4, condition_index=0)
-    results = [
-        responses.append_result(2**64 - 1, APPENDED),
-        responses.append_result(0, refusal),
-        responses.append_result(1, StreamDeleted("s")),
+    results = responses.AppendResults()
+    encoded = [
+        results.encode(2**64 - 1, APPENDED),
+        results.encode(0, refusal),
+        results.encode(1, StreamDeleted("s")),
     ]
 
-    response = AppendManyResponse.FromString(responses.append_many(results))
+    response = AppendManyResponse.FromString(responses.append_many(encoded))
 
     assert [result.request_id for result in response.results] == [2**64 - 1, 0, 1]
     assert response.results[0].appended == APPENDED_MESSAGE
     assert response.results[1].failure == failure_of(refusal)
     assert response.results[2].WhichOneof("outcome") == "failure"
+
+
+numbers = st.integers(0, 2**63 - 1)
+
+
+stream_versions = st.builds(StreamVersion, st.sampled_from("abc"), numbers)
+
+
+@given(
+    st.lists(
+        st.builds(
+            Appended,
+            first_position=numbers,
+            last_position=numbers,
+            versions=st.lists(stream_versions, max_size=3),
+            recorded_at=st.sampled_from([0, 1, 1_800_000_000_999_999]),
+            duplicate=st.booleans(),
+            log_id=st.sampled_from([LOG_ID, UUID(int=7)]),
+        )
+    )
+)
+def test_no_result_has_anything_of_the_one_before(outcomes):
+    results = responses.AppendResults()
+    for number, outcome in enumerate(outcomes):
+        result = AppendResult.FromString(results.encode(number, outcome))
+
+        alone = AppendResponse.FromString(responses.appended(outcome))
+        assert result == AppendResult(request_id=number, appended=alone)
 
 
 def test_a_part_of_a_read():

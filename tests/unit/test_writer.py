@@ -3,7 +3,6 @@
 import asyncio
 import time
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 
 import pytest
 
@@ -320,7 +319,7 @@ async def test_the_log_lost_its_end(storage):
             await submitted(writer, fail_if_tagged("kept"))
         with pytest.raises(LogDiverged) as refusal:
             await recorded(
-                writer, replace(append_of(("mine", make_event())), expected_log_id=before)
+                writer, append_of(("mine", make_event()))._replace(expected_log_id=before)
             )
         assert refusal.value.last_common_position == 1
     assert [each.log_id for each in told] == [before, before, log_id]

@@ -12,6 +12,8 @@ from treering_server.core.query import Query
 
 MAX_POSITION = 2**63 - 1
 """The highest position, version and count that databases and callers can hold."""
+APPEND_OVERHEAD_BYTES, EVENT_OVERHEAD_BYTES = 1_024, 1_024
+"""What a waiting append, and each of its events, counts for beside its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,7 @@ class NewEvent(NamedTuple):
     """The encoded `Event`, id, content type and all: the first part of its record."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamAppend:
+class StreamAppend(NamedTuple):
     """Events of one stream in order, and what the stream must be like before. A part with
     no events only checks."""
 
@@ -67,8 +68,7 @@ class AppendCondition:
     after_position: int
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """One atomic write: all of its events are recorded next to one another, or none."""
 
     streams: tuple[StreamAppend, ...]
@@ -82,7 +82,15 @@ class Append:
     @property
     def event_count(self) -> int:
         """How many events it has."""
-        return sum(len(part.events) for part in self.streams) + len(self.events)
+        count = len(self.events)
+        for part in self.streams:
+            count += len(part.events)
+        return count
+
+    @property
+    def queued_bytes(self) -> int:
+        """What it counts for while it waits to be recorded."""
+        return self.size + APPEND_OVERHEAD_BYTES + EVENT_OVERHEAD_BYTES * self.event_count
 
     def placed_events(self) -> list[tuple[str, NewEvent]]:
         """All events with their stream ("" for none), in the order of recording."""

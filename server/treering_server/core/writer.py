@@ -50,8 +50,6 @@ BATCH_EVENTS = 10_000
 BATCH_BYTES = 8 * 1024 * 1024
 QUEUE_BYTES = 64 * 1024 * 1024
 """What may wait; more is refused."""
-APPEND_OVERHEAD_BYTES, EVENT_OVERHEAD_BYTES = 1_024, 1_024
-"""What a waiting append, and each of its events, counts for beside its bytes."""
 TAIL_EVENTS = 20_000
 """Recent events that append conditions are decided on in memory."""
 FETCHED_EVENTS, FETCHED_BYTES = 10_000, 8 * 1024 * 1024
@@ -119,6 +117,11 @@ class _Waiting:
     """A commit that it was part of had no known end."""
 
 
+def _deadline(seconds: float | None) -> float:
+    """On the monotonic clock, so many seconds from now."""
+    return float("inf") if seconds is None else time.monotonic() + seconds
+
+
 class _TooFarBehind(Exception):
     """Other servers wrote more than should be read under the lock."""
 
@@ -148,8 +151,9 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._looking = Turns(LOOKS)
         self._room = asyncio.Event()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         """Guards the queue, and whether it closes."""
+        self._changed = threading.Condition(self._lock)
         self._queue: FairQueue[_Waiting] = FairQueue(queue_bytes)
         self._closing = False
         self._encoder = EnvelopeEncoder()
@@ -200,50 +204,79 @@ class Writer:
             ShuttingDown: The server is going away.
             StorageUnavailable: Its conditions could not be looked at.
         """
-        deadline = float("inf") if seconds is None else time.monotonic() + seconds
-        size = append.size + APPEND_OVERHEAD_BYTES + EVENT_OVERHEAD_BYTES * append.event_count
-        with self._changed:
-            if self._closing:
-                raise ShuttingDown
-            if not self._queue.admit(call.caller, size):
-                raise Overloaded("too many appends wait to be recorded")
-        log_id = self._storage.log_id
-        answer = self._loop.create_future()
+        if not self.must_look(append):
+            (answer,) = self.submit_all([append], call, seconds)
+            return answer
+        waiting = self._waiting(append, call, _deadline(seconds))
+        size = append.queued_bytes
+        with self._lock:
+            self._admit(call, size)
         try:
-            looked = await self._looked(append)
-            waiting = _Waiting(append, call, deadline, answer, looked, log_id)
-            with self._changed:
+            waiting.looked = await self._look(append)
+            with self._lock:
                 if self._closing:
                     raise ShuttingDown
                 self._queue.put(call.caller, size, waiting)
                 self._changed.notify()
         except BaseException:
-            with self._changed:
+            with self._lock:
                 self._queue.leave(call.caller, size)
             raise
-        return answer
+        return waiting.answer
 
-    async def _looked(self, append: Append) -> Sequence[Looked]:
-        """What is known of an append's conditions before it is decided."""
+    def submit_all(
+        self, appends: Sequence[Append], call: AppendCall, seconds: float | None
+    ) -> "list[asyncio.Future[Appended]]":
+        """Queues appends, of which none must be looked at, at once: as `submit`, for all of them
+        or for none."""
+        deadline = _deadline(seconds)
+        waiting = [self._waiting(append, call, deadline) for append in appends]
+        sizes = [append.queued_bytes for append in appends]
+        put, who = self._queue.put, call.caller
+        with self._lock:
+            self._admit(call, sum(sizes))
+            for size, each in zip(sizes, waiting, strict=True):
+                put(who, size, each)
+            self._changed.notify()
+        return [each.answer for each in waiting]
+
+    def _waiting(self, append: Append, call: AppendCall, deadline: float) -> "_Waiting":
+        answer = self._loop.create_future()
         looked = not_looked(append.conditions)
+        return _Waiting(append, call, deadline, answer, looked, self._storage.log_id)
+
+    def _admit(self, call: AppendCall, size: int) -> None:
+        if self._closing:
+            raise ShuttingDown
+        if not self._queue.admit(call.caller, size):
+            raise Overloaded("too many appends wait to be recorded")
+
+    def must_look(self, append: Append) -> bool:
+        """Whether an append's conditions reach back so far that the database must be asked before
+        it is decided."""
+        if not append.conditions:
+            return False
         seen = max(self._committed, self._seen_head())
-        if looked and (
-            seen - self._tail.head > FETCHED_EVENTS
-            or any(each.to < self._tail.base for each in looked)
-        ):
-            try:
-                async with asyncio.timeout(LOOK_WAIT_SECONDS) as waiting, self._looking:
-                    waiting.reschedule(None)
-                    return await asyncio.to_thread(look, self._storage, append.conditions, looked)
-            except TimeoutError:
-                raise Overloaded("too many append conditions wait to be looked at") from None
-        return looked
+        base = self._tail.base
+        return seen - self._tail.head > FETCHED_EVENTS or any(
+            condition.after_position < base for condition in append.conditions
+        )
+
+    async def _look(self, append: Append) -> Sequence[Looked]:
+        """What is known of an append's conditions before it is decided."""
+        nothing = not_looked(append.conditions)
+        try:
+            async with asyncio.timeout(LOOK_WAIT_SECONDS) as waiting, self._looking:
+                waiting.reschedule(None)
+                return await asyncio.to_thread(look, self._storage, append.conditions, nothing)
+        except TimeoutError:
+            raise Overloaded("too many append conditions wait to be looked at") from None
 
     async def room(self, call: AppendCall) -> None:
         """Waits until a call that can slow down need not: until half of what may wait, or of
         its caller's share of that, is free."""
         while True:
-            with self._changed:
+            with self._lock:
                 if self._queue.has_room(call.caller):
                     return
                 self._room.clear()

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from treering_server.core.errors import InvalidRequest, Overloaded, Refusal, ShuttingDown, Violation
 from treering_server.core.feed import Feed
@@ -30,8 +31,8 @@ SUBSCRIPTIONS_BYTES = 64 * 1024 * 1024
 """Requests of all open subscriptions together, whose queries stay in memory."""
 ANSWERED_ITEMS = 256
 """Results in one response at most: to encode them holds up the loop."""
-SUBMITTED_ITEMS = 32
-"""Items read on end before the loop has its turn."""
+SUBMITTED_ITEMS = 64
+"""Items submitted together, before the loop has its turn."""
 UNANSWERED_ITEMS = 2_048
 UNANSWERED_BYTES = 8 * 1024 * 1024
 """What one AppendMany call may have waiting before the server reads on."""
@@ -146,33 +147,33 @@ def _subscribe_response(signal: Signal) -> bytes:
             return responses.started(log_id, after_position, head_position)
 
 
+_Outcome: TypeAlias = "asyncio.Future[Appended] | Refusal"
+
+
 @dataclass(slots=True)
 class _Item:
     request_id: int
     size: int
-    outcome: "asyncio.Future[Appended] | Refusal"
+    outcome: _Outcome
 
     @property
     def settled(self) -> bool:
         return isinstance(self.outcome, Refusal) or self.outcome.done()
 
-    async def result(self) -> bytes:
-        """The encoded result.
+    async def result(self) -> Appended | Refusal:
+        """What is answered.
 
         Raises:
             Exception: What ends the call instead.
         """
-        outcome: Appended | Refusal
         if isinstance(self.outcome, Refusal):
-            outcome = self.outcome
-        else:
-            try:
-                outcome = await self.outcome
-            except Refusal as refusal:
-                if refusal.reason not in FINAL_REASONS:
-                    raise
-                outcome = refusal
-        return responses.append_result(self.request_id, outcome)
+            return self.outcome
+        try:
+            return await self.outcome
+        except Refusal as refusal:
+            if refusal.reason not in FINAL_REASONS:
+                raise
+            return refusal
 
 
 class _ManyAppends:
@@ -196,6 +197,7 @@ class _ManyAppends:
         self._unanswered: deque[_Item] = deque()
         self._request_ids: set[int] = set()
         self._bytes = 0
+        self._results = responses.AppendResults()
         self._submitted = asyncio.Event()
         self._answered = asyncio.Event()
 
@@ -226,30 +228,46 @@ class _ManyAppends:
     async def _submit_all(self, messages: AsyncIterator[bytes]) -> None:
         async for message in messages:
             items = await self._intake.decode(message, requests.read_append_many)
-            for ordinal, item in enumerate(items, start=1):
-                await self._submit(item)
-                if ordinal % SUBMITTED_ITEMS == 0:
-                    await asyncio.sleep(0)
+            for start in range(0, len(items), SUBMITTED_ITEMS):
+                while len(self._unanswered) >= UNANSWERED_ITEMS or self._bytes >= UNANSWERED_BYTES:
+                    self._answered.clear()
+                    await self._answered.wait()
+                await self._writer.room(self._call)
+                await self._submit(items[start : start + SUBMITTED_ITEMS])
+                await asyncio.sleep(0)
 
-    async def _submit(self, item: AppendItem) -> None:
-        if item.request_id in self._request_ids:
-            raise InvalidRequest(
-                (Violation("items.request_id", f"{item.request_id} is not answered yet"),)
-            )
-        while len(self._unanswered) >= UNANSWERED_ITEMS or self._bytes >= UNANSWERED_BYTES:
-            self._answered.clear()
-            await self._answered.wait()
-        await self._writer.room(self._call)
-        size = 0
-        outcome: asyncio.Future[Appended] | Refusal
-        if isinstance(item.append, Refusal):
-            outcome = item.append
-        else:
-            size = item.append.size
+    async def _submit(self, items: Sequence[AppendItem]) -> None:
+        """Submits items in their order, those together that nothing comes between."""
+        ready: list[tuple[int, Append]] = []
+        for request_id, append in items:
+            is_used = request_id in self._request_ids
+            self._request_ids.add(request_id)
+            if not is_used and isinstance(append, Append) and not self._writer.must_look(append):
+                ready.append((request_id, append))
+                continue
+            self._queue(ready)
+            ready = []
+            if is_used:
+                violation = Violation("items.request_id", f"{request_id} is not answered yet")
+                raise InvalidRequest((violation,))
+            if isinstance(append, Refusal):
+                self._note(request_id, 0, append)
+            else:
+                seconds = self._context.time_remaining()
+                answer = await self._writer.submit(append, self._call, seconds)
+                self._note(request_id, append.size, answer)
+        self._queue(ready)
+
+    def _queue(self, ready: Sequence[tuple[int, Append]]) -> None:
+        if ready:
+            appends = [append for _, append in ready]
             seconds = self._context.time_remaining()
-            outcome = await self._writer.submit(item.append, self._call, seconds)
-        self._request_ids.add(item.request_id)
-        self._unanswered.append(_Item(item.request_id, size, outcome))
+            answers = self._writer.submit_all(appends, self._call, seconds)
+            for (request_id, append), answer in zip(ready, answers, strict=True):
+                self._note(request_id, append.size, answer)
+
+    def _note(self, request_id: int, size: int, outcome: "_Outcome") -> None:
+        self._unanswered.append(_Item(request_id, size, outcome))
         self._bytes += size
         self._submitted.set()
 
@@ -266,8 +284,9 @@ class _ManyAppends:
                     and len(results) < ANSWERED_ITEMS
                     and (not results or self._unanswered[0].settled)
                 ):
-                    results.append(await self._unanswered[0].result())
-                    item = self._unanswered.popleft()
+                    item = self._unanswered[0]
+                    results.append(self._results.encode(item.request_id, await item.result()))
+                    self._unanswered.popleft()
                     self._request_ids.discard(item.request_id)
                     self._bytes -= item.size
             finally:

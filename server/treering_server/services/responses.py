@@ -38,14 +38,43 @@ def appended(outcome: Appended) -> bytes:
     return _append_response(outcome).SerializeToString()
 
 
-def append_result(request_id: int, outcome: Appended | Refusal) -> bytes:
-    """An `AppendResult`, to be joined with others."""
-    result = pb.AppendResult(request_id=request_id)
-    if isinstance(outcome, Appended):
-        result.appended.CopyFrom(_append_response(outcome))
-    else:
-        result.failure.CopyFrom(failure_of(outcome))
-    return result.SerializeToString()
+class AppendResults:
+    """Encodes the results of one call's appends, to be joined.
+
+    Sets the fields of one message again and again, as most answers are alike: a quarter of what
+    it takes to make a message for each.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is set yet."""
+        self._result = pb.AppendResult()
+        self._appended = self._result.appended
+        self._recorded_at = -1
+        self._log_id: UUID | None = None
+
+    def encode(self, request_id: int, outcome: Appended | Refusal) -> bytes:
+        """An `AppendResult`."""
+        if isinstance(outcome, Refusal):
+            refused = pb.AppendResult(request_id=request_id, failure=failure_of(outcome))
+            return refused.SerializeToString()
+        self._result.request_id = request_id
+        message = self._appended
+        message.first_position = outcome.first_position
+        message.last_position = outcome.last_position
+        message.duplicate = outcome.duplicate
+        if len(message.versions) != len(outcome.versions):
+            del message.versions[:]
+            message.versions.extend([pb.StreamVersion() for _ in outcome.versions])
+        for each, (name, version) in zip(message.versions, outcome.versions, strict=True):
+            each.stream = name
+            each.version = version
+        if outcome.recorded_at != self._recorded_at:
+            self._recorded_at = outcome.recorded_at
+            message.recorded_at.CopyFrom(_timestamp(outcome.recorded_at))
+        if outcome.log_id is not self._log_id:
+            self._log_id = outcome.log_id
+            message.log_id = str(outcome.log_id)
+        return self._result.SerializeToString()
 
 
 def append_many(results: Sequence[bytes]) -> bytes:
