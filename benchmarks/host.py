@@ -43,6 +43,8 @@ class Host:
         self.place = served if self._command else embedded
         self._server: subprocess.Popen[bytes] | None = None
         self._log = directory / "server.log"
+        self.streams = 0
+        """How many its log was filled with."""
 
     def __enter__(self) -> Self:
         return self

@@ -23,6 +23,7 @@ class Options:
     file: Path | None
     """Imported instead of a generated log."""
     result: Path
+    store_baseline: bool
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -54,6 +55,11 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument(
         "--json", type=Path, default=RESULT, help=f"where the results go (default: {RESULT})"
     )
+    parser.add_argument(
+        "--store-baseline",
+        action="store_true",
+        help="keep the processor times of this run, to compare later runs with",
+    )
     given = parser.parse_args(arguments)
     scale = QUICK if given.quick else FULL if given.full else USUAL
     entrants = ENTRANTS if given.full or given.contestant else USUAL_ENTRANTS
@@ -65,6 +71,7 @@ def parse(arguments: Sequence[str]) -> Options:
         scale=replace(scale, rounds=given.rounds or scale.rounds),
         file=given.file,
         result=given.json,
+        store_baseline=given.store_baseline,
     )
 
 

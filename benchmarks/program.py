@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from baseline import compare, store
 from contestants.contestant import Contestant
 from databases import PostgresServer
 from generator import write_log
@@ -23,7 +24,9 @@ from record import write_record
 from report import report
 from results import Results
 from rounds import Rounds
+from scale import USUAL
 from session import CellFailed, measure
+from targets import targets
 from tools import missing
 
 BYTECODE = ROOT / "build" / "bytecode"
@@ -53,11 +56,17 @@ def main(arguments: Sequence[str]) -> int:
         if any(each.on_postgresql for each in options.contestants):
             postgres = stack.enter_context(PostgresServer({"max_connections": CONNECTIONS}))
         contestants = list(_able(options.contestants, postgres))
-        rounds = stack.enter_context(Rounds(options.scale.streams, postgres, results))
+        rounds = stack.enter_context(Rounds(postgres, results))
         for number in range(options.scale.rounds):
             print(f"round {number + 1} of {options.scale.rounds}", file=sys.stderr)
             rounds.run(workloads, contestants)
     print("\n" + report(workloads, contestants, results))
+    print("\n## Targets\n\n" + (targets(results) or "None of their cells was measured."))
+    if options.store_baseline:
+        store(results)
+    # In other sizes the same cells take other times.
+    if options.scale.seconds == USUAL.seconds:
+        print("\n## Against the baseline\n\n" + compare(results))
     write_record(options.result, options.scale, contestants, results)
     print(f"\nAll values: {options.result}")
     return int(any(each.failures for each in results.all if each.kind == "treering"))
@@ -71,7 +80,7 @@ def _workloads(options: Options, kept: Path) -> list[Workload]:
     return [
         workload
         for workload in plan(options.scale, file)
-        if not options.workloads or workload.name in options.workloads
+        if workload.name in options.workloads or (workload.usual and not options.workloads)
     ]
 
 

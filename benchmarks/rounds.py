@@ -10,21 +10,20 @@ from databases import PostgresServer
 from host import Host
 from plan import Cell, Workload, filling
 from results import Results
-from session import CellFailed, Measured, measure, measure_start
+from session import CellFailed, Measured, measure, measure_size, measure_start
+from workloads.fill import EVENTS_PER_STREAM
+
+STREAMS_AT_ONCE = 50_000
+"""That one process makes."""
 
 
 class Rounds:
-    """Measures, and keeps filled logs from round to round. Use as a context manager.
+    """Measures, and keeps some logs from round to round. Use as a context manager."""
 
-    A workload begins with a fresh log for each contestant, unless it asks for a filled one.
-    """
-
-    def __init__(self, streams: int, postgres: PostgresServer | None, results: Results) -> None:
-        """`streams` are those of a filled log."""
-        self._streams = streams
+    def __init__(self, postgres: PostgresServer | None, results: Results) -> None:
         self._postgres = postgres
         self._results = results
-        self._filled: dict[str, Host] = {}
+        self._hosts: dict[str, Host] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -46,48 +45,30 @@ class Rounds:
         self, workload: Workload, cells: Sequence[Cell], contestant: type[Contestant]
     ) -> None:
         with ExitStack() as stack:
-            try:
-                if workload.log == "filled" and contestant.keeps:
-                    host = self._filled_host(contestant)
-                    stack.callback(host.stop)
-                else:
-                    host = stack.enter_context(Host(contestant, self._postgres))
-                    if workload.log == "filled":
-                        _start(host)
-                        measure(host, filling(self._streams))
-            except CellFailed as failed:
-                self._note(workload, cells[0], contestant, failed)
-                return
+            # What keeps nothing is filled again by each client.
+            if workload.log == "kept" and contestant.keeps:
+                host = self._kept(contestant)
+                stack.callback(host.stop)
+            else:
+                host = stack.enter_context(Host(contestant, self._postgres))
             for cell in cells:
+                result = self._results.of(
+                    workload.name, cell.name, contestant.name, contestant.kind
+                )
                 try:
-                    measured = _measure_cell(host, cell)
+                    result.rounds.append(_measure_cell(host, cell))
                 except CellFailed as failed:
-                    self._note(workload, cell, contestant, failed)
-                else:
-                    self._note(workload, cell, contestant, measured)
+                    print(
+                        f"{workload.name}, {cell.name}: {contestant.name}: {failed}",
+                        file=sys.stderr,
+                    )
+                    result.failures.append(str(failed))
 
-    def _filled_host(self, contestant: type[Contestant]) -> Host:
-        host = self._filled.get(contestant.name)
-        if host is None:
+    def _kept(self, contestant: type[Contestant]) -> Host:
+        if contestant.name not in self._hosts:
             host = self._stack.enter_context(Host(contestant, self._postgres))
-            _start(host)
-            measure(host, filling(self._streams))
-            self._filled[contestant.name] = host
-        return host
-
-    def _note(
-        self,
-        workload: Workload,
-        cell: Cell,
-        contestant: type[Contestant],
-        outcome: Measured | CellFailed,
-    ) -> None:
-        result = self._results.of(workload.name, cell.name, contestant.name, contestant.kind)
-        if isinstance(outcome, Measured):
-            result.rounds.append(outcome)
-        else:
-            print(f"{workload.name}, {cell.name}: {contestant.name}: {outcome}", file=sys.stderr)
-            result.failures.append(str(outcome))
+            self._hosts[contestant.name] = host
+        return self._hosts[contestant.name]
 
 
 def _measure_cell(host: Host, cell: Cell) -> Measured:
@@ -95,6 +76,12 @@ def _measure_cell(host: Host, cell: Cell) -> Measured:
         host.stop_all()
         return measure_start(host, cell)
     _start(host)
+    while host.streams < cell.streams:
+        more = min(cell.streams - host.streams, STREAMS_AT_ONCE)
+        measure(host, filling(host.streams, more))
+        host.streams += more
+    if cell.program == "size":
+        return measure_size(host, cell.streams * EVENTS_PER_STREAM)
     return measure(host, cell)
 
 

@@ -23,8 +23,14 @@ class Scale:
     """In the bursts."""
     deliveries: int
     """In each burst."""
+    growth: Sequence[int]
+    """Streams of ten events, where what is measured is how a log's size matters."""
 
 
-QUICK = Scale(1, 0.1, (2,), (8,), 200, 1_000, (5,), 1_000)
-USUAL = Scale(3, 1.0, (1, 8), (64, 256), 20_000, 50_000, (50, 200), 100_000)
-FULL = Scale(5, 2.0, (1, 8), (64, 256), 20_000, 100_000, (50, 200, 500, 5_000), 400_000)
+QUICK = Scale(1, 0.1, (2,), (8,), 200, 1_000, (5,), 1_000, (100, 200))
+USUAL = Scale(
+    3, 1.0, (1, 8), (64, 256), 20_000, 50_000, (50, 200), 100_000, (10_000, 100_000, 1_000_000)
+)
+FULL = Scale(
+    5, 2.0, (1, 8), (64, 256), 20_000, 100_000, (50, 200, 500, 5_000), 400_000, USUAL.growth
+)

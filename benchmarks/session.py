@@ -86,6 +86,13 @@ def measure_start(host: Host, cell: Cell) -> Measured:
     return Measured(server_cpu=used[0].server, database_cpu=0, **result)
 
 
+def measure_size(host: Host, events: int) -> Measured:
+    """What so many events take on the disk, when the contestant has stopped."""
+    host.stop()
+    each = host.stored_bytes() / events
+    return Measured(events, 1, 0, 0, 0, {}, {"bytes/event": each})
+
+
 def _run(
     host: Host, cell: Cell, *, begin: Callable[[Answer], None], end: Callable[[Answer], None]
 ) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Stored(NamedTuple):
 
     position: int
     version: int | None
-    """None: the store has none."""
+    """None: the store has none, or the event is in no stream."""
     data: bytes
 
 
@@ -100,8 +100,8 @@ class Contestant(ABC):
         raise NotImplementedError
 
     async def append_if_none(self, event: NewEvent, after: int) -> int:
-        """Appends if nothing with the event's type and all of its tags is after a position.
-        Gives the event's."""
+        """Appends to no stream, if nothing with the event's type and all of its tags is after a
+        position, 0 at first. Gives the event's."""
         raise NotImplementedError
 
     async def import_file(self, file: Path) -> int:
@@ -136,6 +136,6 @@ class Contestant(ABC):
         """Subscribes to all that is appended from now on, until it was enough."""
         raise NotImplementedError
 
-    async def log(self) -> Iterable[Stored]:
-        """All events, in the order of their positions as the store gives them."""
+    async def log(self, after: int) -> Iterable[Stored]:
+        """All events after a position, in the order in which the store gives them."""
         raise NotImplementedError

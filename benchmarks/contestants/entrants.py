@@ -2,6 +2,7 @@
 
 from contestants.contestant import Contestant
 from contestants.eventsourcing import EventsourcingPostgresql, EventsourcingSqlite
+from contestants.eventsourcing_dcb import EventsourcingDcb
 from contestants.grpc_null import GrpcHeld, GrpcUnary
 from contestants.message_db import MessageDB
 from contestants.raw_postgresql import RawPostgresql
@@ -15,6 +16,7 @@ ENTRANTS: tuple[type[Contestant], ...] = (
     UmaDB,
     EventsourcingSqlite,
     EventsourcingPostgresql,
+    EventsourcingDcb,
     MessageDB,
     RawSqlite,
     RawPostgresql,
@@ -22,7 +24,7 @@ ENTRANTS: tuple[type[Contestant], ...] = (
     GrpcHeld,
 )
 
-NOT_USUAL: tuple[type[Contestant], ...] = (EventsourcingPostgresql,)
+NOT_USUAL: tuple[type[Contestant], ...] = (EventsourcingPostgresql, EventsourcingDcb)
 """Measured only by a full run, or when they are named."""
 
 USUAL_ENTRANTS = tuple(each for each in ENTRANTS if each not in NOT_USUAL)

@@ -47,10 +47,10 @@ class Eventsourcing(Contestant):
         """Of one originator."""
         return len(self._recorder.select_events(_id(stream)))
 
-    async def log(self) -> Iterable[Stored]:
+    async def log(self, after: int) -> Iterable[Stored]:
         """Page by page."""
         found: list[Stored] = []
-        while page := self._page(found[-1].position if found else 0):
+        while page := self._page(found[-1].position if found else after):
             found += [Stored(each.id, each.originator_version, each.state) for each in page]
         return found
 

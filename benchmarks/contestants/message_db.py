@@ -103,12 +103,13 @@ class MessageDB(Contestant):
             if len(page) < PAGE:
                 await self.concurrency.sleep(POLLED_SECONDS)
 
-    async def log(self) -> Iterable[Stored]:
-        """All of its table; its versions begin with 0."""
+    async def log(self, after: int) -> Iterable[Stored]:
+        """From its table; its versions begin with 0."""
         with self._pool.connection() as connection:
             rows = connection.execute(
                 "SELECT global_position, position + 1, data::text FROM message_store.messages "
-                "ORDER BY global_position"
+                "WHERE global_position > %s ORDER BY global_position",
+                (after,),
             )
             return [Stored(position, version, text.encode()) for position, version, text in rows]
 

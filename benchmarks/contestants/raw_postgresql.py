@@ -67,11 +67,11 @@ class RawPostgresql(Contestant):
             query = f"SELECT position, {COLUMNS} FROM events WHERE stream = %s ORDER BY version"
             return len(connection.execute(query, (stream,), binary=True).fetchall())
 
-    async def log(self) -> Iterable[Stored]:
-        """All rows."""
+    async def log(self, after: int) -> Iterable[Stored]:
+        """Rows after one."""
+        query = "SELECT position, version, data FROM events WHERE position > %s ORDER BY position"
         with self._pool.connection() as connection:
-            query = "SELECT position, version, data FROM events ORDER BY position"
-            return [Stored(*row) for row in connection.execute(query, binary=True)]
+            return [Stored(*row) for row in connection.execute(query, (after,), binary=True)]
 
 
 def _copy(connection: Any, events: Sequence[NewEvent]) -> None:

@@ -35,6 +35,10 @@ class RawSqlite(Contestant):
             "version INTEGER, id BLOB UNIQUE, type TEXT, data BLOB, UNIQUE (stream, version))"
         )
 
+    async def close(self) -> None:
+        """Closes this thread's connection."""
+        self._connection.close()
+
     async def append(self, events: Sequence[NewEvent]) -> int:
         """Reads the version and checks it, in one transaction."""
         connection = self._connection
@@ -64,10 +68,11 @@ class RawSqlite(Contestant):
         query = f"SELECT position, {COLUMNS} FROM events WHERE stream = ? ORDER BY version"
         return len(self._connection.execute(query, (stream,)).fetchall())
 
-    async def log(self) -> Iterable[Stored]:
-        """All rows."""
+    async def log(self, after: int) -> Iterable[Stored]:
+        """Rows after one."""
         rows = self._connection.execute(
-            "SELECT position, version, data FROM events ORDER BY position"
+            "SELECT position, version, data FROM events WHERE position > ? ORDER BY position",
+            (after,),
         )
         return [Stored(*row) for row in rows]
 

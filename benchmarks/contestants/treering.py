@@ -70,7 +70,7 @@ class Treering(Contestant):
 
         condition = Condition(Query(types=event.type, tags=event.tags), after)
         new = Event(event.type, event.data, content_type=JSON, tags=event.tags)
-        return (await self._client.append(event.stream, new, conditions=[condition])).last_position
+        return (await self._client.append(None, new, conditions=[condition])).last_position
 
     async def import_file(self, file: Path) -> int:
         """By `treering import`, its start included."""
@@ -137,10 +137,10 @@ class Treering(Contestant):
                 if received(event.data):
                     return
 
-    async def log(self) -> Iterable[Stored]:
+    async def log(self, after: int) -> Iterable[Stored]:
         """One read."""
-        events = await self._client.read().to_list()
-        return [Stored(event.position, event.version, event.data) for event in events]
+        events = await self._client.read(after_position=after).to_list()
+        return [Stored(event.position, event.version or None, event.data) for event in events]
 
 
 class TreeringSqlite(Treering):

@@ -8,6 +8,8 @@ from typing import Any
 
 from contestants.contestant import Contestant, NewEvent, Place, Received, Stored
 
+READ = "/umadb.v1.DCB/Read"
+
 
 class UmaDB(Contestant):
     """One client for all threads, which is faster than one for each."""
@@ -52,13 +54,20 @@ class UmaDB(Contestant):
         query = self._umadb.Query(
             [self._umadb.QueryItem(types=[event.type], tags=list(event.tags))]
         )
-        condition = self._umadb.AppendCondition(query, after)
+        condition = self._umadb.AppendCondition(query, after or None)
         position: int = self._client.append([self._event(event)], condition)
         return position
 
     async def read_log(self) -> int:
         """Event by event."""
         return sum(1 for _ in self._client.read())
+
+    async def read_wire(self) -> int:
+        """Messages as bytes, in a connection of its own; an empty request asks for all."""
+        from grpc import insecure_channel
+
+        with insecure_channel(self.place.address) as channel:
+            return sum(map(len, channel.unary_stream(READ)(b"")))
 
     async def load(self, stream: str) -> int:
         """Events with the stream's tag."""
@@ -81,11 +90,14 @@ class UmaDB(Contestant):
             if received(bytes(each.event.data)):
                 return
 
-    async def log(self) -> Iterable[Stored]:
+    async def log(self, after: int) -> Iterable[Stored]:
         """One read."""
-        return [Stored(each.position, None, bytes(each.event.data)) for each in self._client.read()]
+        return [
+            Stored(each.position, None, bytes(each.event.data))
+            for each in self._client.read(start=after + 1)
+        ]
 
     def _event(self, event: NewEvent) -> Any:
         return self._umadb.Event(
-            event.type, event.data, tags=[event.stream, *event.tags], uuid=uuid.uuid4()
+            event.type, event.data, tags=event.tags or [event.stream], uuid=uuid.uuid4()
         )

@@ -45,15 +45,15 @@ class ReadBack:
     version: int
 
 
-async def check(client: Contestant, acknowledged: Mapping[str, int]) -> None:
+async def check(client: Contestant, acknowledged: Mapping[str, int], after: int = 0) -> None:
     """Checks that the log has its events in order, and of each of these streams as many as
-    were acknowledged.
+    were acknowledged. What is not after the position was checked already.
 
     Raises:
         BrokenPromise: It does not.
     """
     if client.keeps:
-        check_stored(await client.log(), acknowledged)
+        check_stored(await client.log(after), acknowledged)
 
 
 def check_stored(stored: Iterable[Stored], acknowledged: Mapping[str, int]) -> None:

@@ -14,18 +14,33 @@ async def measure(client: Contestant, meter: Meter, *, streams: int, first: int 
     """Makes so many streams, whose numbers go on from `first`."""
     await client.open()
     with meter.measuring():
-        for begin in range(first, first + streams, STREAMS_PER_APPEND):
-            end = min(begin + STREAMS_PER_APPEND, first + streams)
-            for version in range(0, EVENTS_PER_STREAM, AT_A_TIME):
-                await client.append_mixed(
-                    [
-                        _event(number, version + later)
-                        for number in range(begin, end)
-                        for later in range(1, AT_A_TIME + 1)
-                    ]
-                )
+        await fill(client, first, streams)
     meter.operations = streams * EVENTS_PER_STREAM
     await client.close()
+
+
+async def fill(client: Contestant, first: int, streams: int) -> None:
+    """Makes them by an open client."""
+    for begin in range(first, first + streams, STREAMS_PER_APPEND):
+        end = min(begin + STREAMS_PER_APPEND, first + streams)
+        for version in range(0, EVENTS_PER_STREAM, AT_A_TIME):
+            await client.append_mixed(
+                [
+                    _event(number, version + later)
+                    for number in range(begin, end)
+                    for later in range(1, AT_A_TIME + 1)
+                ]
+            )
+
+
+def rare_by_type(streams: int) -> int:
+    """How many of the events are of the rare type."""
+    return len(range(1, streams, ONE_IN // EVENTS_PER_STREAM))
+
+
+def rare_by_category(streams: int) -> int:
+    """How many are in the rare category."""
+    return len(range(0, streams, ONE_IN)) * EVENTS_PER_STREAM
 
 
 def _event(number: int, version: int) -> NewEvent:
