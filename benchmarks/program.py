@@ -98,7 +98,7 @@ def _able(
                     host.wait()
                     measure(host, first)
             except (CellFailed, RuntimeError) as failed:
-                why = str(failed)
+                why = str(failed).strip().splitlines()[-1]
         if why:
             print(f"skipped: {contestant.name}: {why}", file=sys.stderr)
         else:

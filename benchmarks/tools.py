@@ -30,6 +30,9 @@ def missing(contestant: type[Contestant]) -> str:
         return ""
     if not (PEERS / ".made").exists():
         return "its packages are not there: `make peers`"
-    if contestant.tools == "node" and shutil.which("node") is None:
-        return "there is no node"
+    if contestant.tools == "node":
+        if shutil.which("node") is None:
+            return "there is no node"
+        if not (PEERS / "node_modules" / "@event-driven-io").exists():
+            return "its packages are not there: `make peers`, with npm"
     return ""

@@ -1,10 +1,12 @@
 """All that take part, in the order of the tables."""
 
 from contestants.contestant import Contestant
+from contestants.emmett import EmmettPostgresql
 from contestants.eventsourcing import EventsourcingPostgresql, EventsourcingSqlite
 from contestants.eventsourcing_dcb import EventsourcingDcb
 from contestants.grpc_null import GrpcHeld, GrpcUnary
 from contestants.message_db import MessageDB
+from contestants.nats_jetstream import NatsJetstream
 from contestants.raw_postgresql import RawPostgresql
 from contestants.raw_sqlite import RawSqlite
 from contestants.treering import TreeringPostgresql, TreeringSqlite
@@ -18,13 +20,20 @@ ENTRANTS: tuple[type[Contestant], ...] = (
     EventsourcingPostgresql,
     EventsourcingDcb,
     MessageDB,
+    EmmettPostgresql,
+    NatsJetstream,
     RawSqlite,
     RawPostgresql,
     GrpcUnary,
     GrpcHeld,
 )
 
-NOT_USUAL: tuple[type[Contestant], ...] = (EventsourcingPostgresql, EventsourcingDcb)
+NOT_USUAL: tuple[type[Contestant], ...] = (
+    EventsourcingPostgresql,
+    EventsourcingDcb,
+    EmmettPostgresql,
+    NatsJetstream,
+)
 """Measured only by a full run, or when they are named."""
 
 USUAL_ENTRANTS = tuple(each for each in ENTRANTS if each not in NOT_USUAL)

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 # They need no package of the peers.
 CONTESTANTS = ("treering-sqlite", "raw-sqlite")
 # One for each program that measures.
-WORKLOADS = ("W2", "W5", "W6", "W7", "W9", "W10")
+WORKLOADS = ("W2", "W5", "W6", "W7", "W8", "W9", "W10", "W11", "W13")
 
 
 def test_a_quick_run_measures_and_checks(tmp_path: Path) -> None:
