@@ -21,7 +21,7 @@ PEERS := build/peers/.made
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check check-format check-lint check-types check-imports check-protos \
-	check-generated protos released format lock faults soak breakages bench bench-full \
+	check-generated protos released format lock faults soak breakages bench bench-full bench-plots \
 	peers \
 	client-go client-typescript client-java client-cpp client-rust client-browser clean
 
@@ -116,6 +116,9 @@ bench: $(DEV) ## Measures beside others, in minutes; ARGS="--contestant umadb --
 bench-full: $(DEV) ## Measures everything beside all others, for hours
 	-$(MAKE) peers
 	$(BIN)/python -m benchmarks --full $(ARGS)
+
+bench-plots: $(PEERS) ## Draws what bench has left in build/benchmarks.json to build/plots
+	build/peers/bin/python benchmarks/plots.py build/benchmarks.json build/plots
 
 peers: $(PEERS) ## Installs what bench measures beside Treering, apart from everything else
 

@@ -55,6 +55,9 @@ class Rounds:
                 result = self._results.of(
                     workload.name, cell.name, contestant.name, contestant.kind
                 )
+                if result.failures and not result.rounds:
+                    # What it can't do is not waited for again.
+                    continue
                 try:
                     result.rounds.append(_measure_cell(host, cell))
                 except CellFailed as failed:

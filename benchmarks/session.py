@@ -15,7 +15,8 @@ from processes import Cpu
 from servers import environment
 from tools import client
 
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 120.0
+"""For a cell, whose measuring takes seconds."""
 IDLE_SECONDS = 0.5
 
 
@@ -107,7 +108,13 @@ def _run(
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        patience = threading.Timer(PATIENCE_SECONDS, process.kill)
+        impatient = threading.Event()
+
+        def give_up() -> None:
+            impatient.set()
+            process.kill()
+
+        patience = threading.Timer(PATIENCE_SECONDS, give_up)
         patience.start()
         try:
             _send(process.stdin, _order(host, cell))
@@ -125,6 +132,8 @@ def _run(
             patience.cancel()
             process.kill()
             process.communicate()
+        if impatient.is_set():
+            raise CellFailed(f"it was not done in {PATIENCE_SECONDS:.0f} s")
         errors.seek(0)
         if code != 0 or result is None:
             raise CellFailed(f"its client ended with {code}: {errors.read()[-2000:]}")

@@ -206,6 +206,11 @@ async function loads() {
 }
 
 const programs = { start, appends, fill, reads, loads };
-const result = await programs[order.program]();
-console.log(JSON.stringify(result));
-process.exit(0);
+try {
+  console.log(JSON.stringify(await programs[order.program]()));
+  process.exit(0);
+} catch (error) {
+  // What went wrong stands last.
+  console.error(`${error.stack}\n${error.message}`);
+  process.exit(1);
+}
