@@ -180,6 +180,6 @@ def test_a_transaction_that_sqlite_ended_by_itself_takes_nothing_more(sqlite_fil
 def records(first, count, record):
     """Events of no stream, ready to be stored."""
     return [
-        NewRecord(position, 1, 0, uuid.uuid4(), Terms("", "T", frozenset()), record)
+        NewRecord(position, 1, 0, uuid.uuid4().bytes, Terms("", "T", frozenset()), record)
         for position in range(first, first + count)
     ]

@@ -51,12 +51,13 @@ def make_event(
     type: str = "Happened",
     tags: Iterable[str] = (),
     *,
-    id: uuid.UUID | None = None,
+    id: bytes | None = None,
     data: bytes = b"",
 ) -> NewEvent:
     """An event with an id of its own unless one is given."""
-    id = id or uuid.uuid4()
-    event = Event(id=str(id), type=type, content_type="application/json", tags=tags, data=data)
+    id = id or uuid.uuid4().bytes
+    text = str(uuid.UUID(bytes=id))
+    event = Event(id=text, type=type, content_type="application/json", tags=tags, data=data)
     return NewEvent(id, type, frozenset(tags), encode_body(event))
 
 

@@ -117,13 +117,13 @@ def test_positions_and_versions_go_on_from_where_they_are():
     assert answer.versions == (StreamVersion("a", 5), StreamVersion("b", 1))
     assert (answer.recorded_at, answer.duplicate, answer.log_id) == (1_000, False, LOG)
     assert [(e.position, e.stream, e.version, e.id) for e in log.events] == [
-        (11, "a", 5, str(first.id)),
-        (12, "b", 1, str(second.id)),
-        (13, "", 0, str(loose.id)),
+        (11, "a", 5, str(UUID(bytes=first.id))),
+        (12, "b", 1, str(UUID(bytes=second.id))),
+        (13, "", 0, str(UUID(bytes=loose.id))),
     ]
     for record in log.state.records:
         recorded = parse(record.record)
-        assert (recorded.id, recorded.terms) == (record.id, record.terms)
+        assert (recorded.id.bytes, recorded.terms) == (record.id, record.terms)
         assert (recorded.position, recorded.version) == (record.position, record.version)
         assert recorded.recorded_at == record.recorded_at == 1_000
 
@@ -350,7 +350,7 @@ def test_the_order_of_refusals():
         looked = looked or not_looked(append.conditions)
         return log.refuse(append, refusal, looked)
 
-    assert attempt(EventIdConflict, condition=999).id == taken.id
+    assert attempt(EventIdConflict, condition=999).id.bytes == taken.id
     fixed = {"loose": make_event()}
     attempt(LogMismatch, **fixed, condition=999)
     attempt(LogDiverged, **fixed, condition=999, log_id=OLD_LOG)
@@ -466,7 +466,7 @@ def changed(event, **fields):
 )
 def test_anything_else_with_a_known_id_is_a_conflict(log, placed, named, position):
     refusal = log.refuse(append_of(*placed), EventIdConflict)
-    assert (refusal.id, refusal.position) == (named.id, position)
+    assert (refusal.id.bytes, refusal.position) == (named.id, position)
 
 
 def test_order_and_number_of_tags_metadata_and_time_are_not_compared():
@@ -555,4 +555,4 @@ def test_a_repeat_in_the_same_batch():
     append = append_all(to_stream("a", A, B, expected=0), events=[C])
     first = log.append(append)
     assert log.append(append) == first._replace(duplicate=True)
-    assert [UUID(event.id) for event in log.events] == [A.id, B.id, C.id]
+    assert [UUID(event.id).bytes for event in log.events] == [A.id, B.id, C.id]

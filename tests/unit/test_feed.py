@@ -5,6 +5,7 @@ import threading
 import time
 from contextlib import ExitStack, asynccontextmanager
 from itertools import pairwise
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -89,7 +90,7 @@ async def publish(feed, storage, *placed):
     last = committed.records[-1].position
     while feed.head < last:  # noqa: ASYNC110 - it takes in a large batch by parts
         await asyncio.sleep(0)
-    return [str(record.id) for record in committed.records]
+    return [text(record.id) for record in committed.records]
 
 
 async def ended(future):
@@ -101,6 +102,10 @@ async def until(holds):
     async with asyncio.timeout(SECONDS):
         while not holds():  # noqa: ASYNC110 - whatever it is
             await asyncio.sleep(0.01)
+
+
+def text(event_id):
+    return str(UUID(bytes=event_id))
 
 
 # --- batches
@@ -195,7 +200,7 @@ async def test_what_others_wrote_is_fetched_when_somebody_tells_of_it(storage, f
         written = write(storage, [("a", make_event("A")), ("a", make_event("B"))])
         following.nudge()
         assert await ended(woken) == 1
-        assert ids_in(following.batch(live, 0)) == [str(written.records[1].id)]
+        assert ids_in(following.batch(live, 0)) == [text(written.records[1].id)]
 
 
 async def test_what_others_wrote_comes_before_what_this_server_wrote_after_it(storage, following):
@@ -205,7 +210,7 @@ async def test_what_others_wrote_comes_before_what_this_server_wrote_after_it(st
         own = write(storage, [("b", make_event())])
         following.published(own)
         await ended(woken)
-        ids = [str(written.records[0].id) for written in (others, own)]
+        ids = [text(written.records[0].id) for written in (others, own)]
         assert ids_in(following.batch(live, 0)) == ids
         following.published(others)
         assert following.head == 2
@@ -668,9 +673,9 @@ async def test_what_came_after_the_fork_is_forgotten(either, others):
             written = write(others, some("b", 1))
             await feed.look_again()
             batch = feed.batch(live, 3)
-            assert ids_in(batch) == [str(written.records[0].id)]
+            assert ids_in(batch) == [text(written.records[0].id)]
             assert batch.position == 4
-            assert feed.event_id(4) == written.records[0].id
+            assert str(feed.event_id(4)) == text(written.records[0].id)
 
 
 async def test_a_fork_after_all_that_it_knows_takes_nothing_from_the_ring(either, others):
@@ -713,7 +718,7 @@ async def test_own_commits_of_the_incarnation_before_are_dropped(either, others)
         await until(lambda: feed.head >= 3 and not feed._incoming)
         await feed.look_again()
         assert (feed.log_id, feed.head) == (log_id, 3)
-        assert feed.event_id(3) == new.records[0].id
+        assert str(feed.event_id(3)) == text(new.records[0].id)
 
 
 async def test_own_commits_of_the_next_incarnation_wait_until_it_is_known(either, others):
@@ -725,7 +730,7 @@ async def test_own_commits_of_the_next_incarnation_wait_until_it_is_known(either
         assert feed.head == 3, "of which history that would be nobody could tell"
         await until(lambda: feed.log_id == log_id and feed.head == 4)
         with feed.live(EVERYTHING) as live:
-            assert ids_in(feed.batch(live, 2)) == [str(record.id) for record in new.records]
+            assert ids_in(feed.batch(live, 2)) == [text(record.id) for record in new.records]
 
 
 async def test_half_taken_in_commits_of_the_incarnation_before_are_dropped(either, others):
@@ -739,7 +744,7 @@ async def test_half_taken_in_commits_of_the_incarnation_before_are_dropped(eithe
         with feed.live(EVERYTHING) as live:
             new = write(others, some("b", 1))
             await feed.look_again()
-            assert ids_in(feed.batch(live, 5)) == [str(new.records[0].id)]
+            assert ids_in(feed.batch(live, 5)) == [text(new.records[0].id)]
 
 
 def lose_changes(storage):

@@ -145,7 +145,10 @@ def test_a_whole_append():
     assert (first.stream, first.expectation) == ("order-1", ExpectedVersion(3))
     assert (check.stream, check.expectation, check.events) == ("order-2", ExpectedExists(False), ())
     assert (second.stream, second.expectation) == ("order-1", None)
-    assert [event.id for event in first.events + second.events] == [UUID(ID), UUID(OTHER_ID)]
+    assert [event.id for event in first.events + second.events] == [
+        UUID(ID).bytes,
+        UUID(OTHER_ID).bytes,
+    ]
     assert first.events[0].tags == {"a"}
     assert [event.type for event in read.events] == ["U"]
     assert read.conditions == (
@@ -178,8 +181,8 @@ def test_what_the_caller_leaves_out_is_filled_in():
     first, second = append(events=[{"type": "T"}, {"type": "T"}]).events
 
     body = Event.FromString(first.body)
-    assert body.id == str(first.id)
-    assert first.id.version == 7
+    assert body.id == str(UUID(bytes=first.id))
+    assert UUID(bytes=first.id).version == 7
     assert first.id < second.id
     assert body.content_type == "application/json"
 
@@ -187,7 +190,7 @@ def test_what_the_caller_leaves_out_is_filled_in():
 def test_ids_are_recorded_in_lower_case():
     (event,) = append(events=[EVENT | {"id": ID.upper()}]).events
 
-    assert event.id == UUID(ID)
+    assert event.id == UUID(ID).bytes
     assert Event.FromString(event.body).id == ID
 
 

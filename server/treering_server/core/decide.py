@@ -18,7 +18,7 @@ from treering_server.core.errors import (
     VersionConflict,
 )
 from treering_server.core.incarnations import check_current
-from treering_server.core.model import Append, Appended, NewEvent, StreamVersion
+from treering_server.core.model import Append, Appended, EventId, NewEvent, StreamVersion
 from treering_server.core.query import Terms
 from treering_server.core.record import EnvelopeEncoder, same_event
 from treering_server.core.removal import Rule
@@ -50,7 +50,7 @@ class BatchState:
         self.recorded_at = locked.head.recorded_at
         self.has_rules = locked.head.generation > 0
         self.streams = dict(locked.streams)
-        self.ids: dict[UUID, RecordedId | NewRecord] = dict(locked.ids)
+        self.ids: dict[EventId, RecordedId | NewRecord] = dict(locked.ids)
         self.incarnations = incarnations
         self.tail = tail
         self.records: list[NewRecord] = []
@@ -144,7 +144,7 @@ def _repeated(
             conflicting = next(
                 event for (_, event), each in zip(placed, found, strict=True) if each
             )
-            raise EventIdConflict(conflicting.id, first.position)
+            raise EventIdConflict(UUID(bytes=conflicting.id), first.position)
     versions = {recorded.stream: recorded.version for recorded in taken if recorded.stream}
     return Appended(
         first_position=first.position,

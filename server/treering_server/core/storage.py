@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
-from treering_server.core.model import Head, ListStreams, Stream
+from treering_server.core.model import EventId, Head, ListStreams, Stream
 from treering_server.core.query import QueryItem, Terms
 from treering_server.core.removal import NOTHING, Rule, RuleChange
 
@@ -87,7 +87,7 @@ class LockedState:
     head: Head
     streams: dict[str, StreamState]
     """Of the streams asked for, those that exist."""
-    ids: dict[UUID, RecordedId]
+    ids: dict[EventId, RecordedId]
     """Of the ids asked for, those that are taken."""
 
 
@@ -98,7 +98,7 @@ class NewRecord(NamedTuple):
     position: int
     recorded_at: int
     version: int
-    id: UUID
+    id: EventId
     terms: Terms
     record: bytes
 
@@ -163,7 +163,7 @@ class ErasableEvent:
 class WriteTransaction(Protocol):
     """A transaction that holds the append lock."""
 
-    def state(self, streams: Collection[str], ids: Collection[UUID]) -> LockedState:
+    def state(self, streams: Collection[str], ids: Collection[EventId]) -> LockedState:
         """What the log, the named streams and the ids are like."""
 
     def records(self, after: int, until: int, *, max_bytes: int) -> list[StoredRecord]:

@@ -28,7 +28,7 @@ from treering_server.services.statuses import MAX_VIOLATIONS
 
 NIL_ID = UUID(int=0)
 
-_UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+UUID_FORM = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 CONTROL_CHARACTER = re.compile("[\x00-\x1f\x7f-\x9f]")
 """Unicode category Cc."""
 _NANOSECONDS = 1_000_000_000
@@ -102,10 +102,14 @@ class Checks:
 
     def uuid(self, text: str, path: str, field: str = "") -> UUID:
         """Checks and takes a UUID, in any case."""
-        if _UUID.fullmatch(text):
+        if UUID_FORM.fullmatch(text):
             return UUID(text)
-        self.wrong(path + field, "must be a UUID in the form 8-4-4-4-12")
+        self.malformed_uuid(path + field)
         return NIL_ID  # The request is refused: any will do.
+
+    def malformed_uuid(self, field: str) -> None:
+        """Notes that a text is no UUID."""
+        self.wrong(field, "must be a UUID in the form 8-4-4-4-12")
 
     def optional_uuid(self, text: str, field: str) -> UUID | None:
         """Checks and takes a UUID, if there is one."""

@@ -26,6 +26,7 @@ from treering_server.core.model import (
     Append,
     AppendCondition,
     DeleteStream,
+    EventId,
     Expectation,
     ExpectedExists,
     ExpectedVersion,
@@ -45,6 +46,7 @@ from treering_server.core.record import encode_body
 from treering_server.services.checks import (
     CONTROL_CHARACTER,
     NIL_ID,
+    UUID_FORM,
     Checks,
     over_limit,
     refuse_other_logs,
@@ -64,7 +66,7 @@ MAX_PAGE_SIZE = 1_000
 DEFAULT_HEARTBEAT_SECONDS = 10.0
 
 _NOTHING = StreamAppend("", None, ())
-_RESERVED_IDS = (str(NIL_ID), str(UUID(int=2**128 - 1)))
+_RESERVED_IDS = (NIL_ID.bytes, UUID(int=2**128 - 1).bytes)
 
 
 class AppendItem(NamedTuple):
@@ -275,8 +277,10 @@ class _AppendChecks(Checks):
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
-        self._ids: set[str] = set()
+        self._ids: set[EventId] = set()
         self._streams: set[str] = set()
+        self._types: set[str] = set()
+        """Looked at already: most events of a request have one of a few."""
         self._event_count = 0
 
     def append(self, message: pb.AppendRequest, size: int) -> Append:
@@ -336,14 +340,18 @@ class _AppendChecks(Checks):
     def _event(self, event: Event, path: str) -> NewEvent:
         event_id = self._id(event, path)
         type_ = event.type
-        self.name(type_, path, ".type", may_be_reserved=False)
+        if type_ not in self._types:
+            self.name(type_, path, ".type", may_be_reserved=False)
+            if not self._wrong:
+                self._types.add(type_)
         size, limit = len(event.data), self._limits.event_data_bytes
         if size > limit:
             self.over(path + ".data", "bytes", limit, size)
-        if content_type := event.content_type:
-            self.name(content_type, path, ".content_type")
-        else:
+        content_type = event.content_type
+        if not content_type:
             event.content_type = DEFAULT_CONTENT_TYPE
+        elif content_type != DEFAULT_CONTENT_TYPE:
+            self.name(content_type, path, ".content_type")
         tags = self._tags(event.tags[:], path)
         if metadata := event.metadata:
             self._metadata(metadata, path + ".metadata")
@@ -351,20 +359,22 @@ class _AppendChecks(Checks):
             self.time(event.time, path + ".time")
         return NewEvent(event_id, type_, tags, encode_body(event))
 
-    def _id(self, event: Event, path: str) -> UUID:
+    def _id(self, event: Event, path: str) -> EventId:
         given = event.id
         if not given:
             made = uuid7()
             event.id = str(made)
-            return made
-        event_id = self.uuid(given, path, ".id")
-        text = given.lower()
-        if text in self._ids:
+            return made.bytes
+        if not UUID_FORM.fullmatch(given):
+            self.malformed_uuid(path + ".id")
+            return NIL_ID.bytes
+        event_id = bytes.fromhex(given.replace("-", ""))
+        if event_id in self._ids:
             self.wrong(path + ".id", "is the id of an earlier event of this request")
-        if text in _RESERVED_IDS:
+        if event_id in _RESERVED_IDS:
             self.wrong(path + ".id", "must not be the nil or max UUID")
-        self._ids.add(text)
-        if text != given:
+        self._ids.add(event_id)
+        if (text := given.lower()) != given:
             event.id = text
         return event_id
 

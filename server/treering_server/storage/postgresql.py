@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from psycopg import errors as pg
 
 from treering_server.core.errors import ReadOnly, StorageFull, StorageUnavailable
-from treering_server.core.model import Head
+from treering_server.core.model import EventId, Head
 from treering_server.core.query import category_of
 from treering_server.core.removal import NOTHING, Rule
 from treering_server.core.storage import (
@@ -109,8 +109,9 @@ FROM unnest(%b::text[]) AS asked(name)
 CROSS JOIN LATERAL (SELECT * FROM streams WHERE streams.name = asked.name LIMIT 1) AS s
 UNION ALL
 SELECT 2, s.name, e.id, NULL, e.record, e.position, e.recorded_at, e.version, NULL, NULL, NULL
-FROM unnest(%b::uuid[]) AS asked(id)
-CROSS JOIN LATERAL (SELECT * FROM events WHERE events.id = asked.id LIMIT 1) AS e
+FROM unnest(%b::bytea[]) AS asked(id)
+CROSS JOIN LATERAL (SELECT * FROM events WHERE events.id = encode(asked.id, 'hex')::uuid LIMIT 1)
+  AS e
 LEFT JOIN streams s ON s.id = e.stream_id
 """
 
@@ -123,9 +124,9 @@ WITH new_streams AS (
   INSERT INTO event_tags (tag, position) SELECT * FROM unnest(%b::text[], %b::bigint[])
 )
 INSERT INTO events (position, recorded_at, stream_id, version, id, category_id, type_id, record)
-SELECT position, recorded_at, nullif(stream_id, 0), nullif(version, 0), id,
+SELECT position, recorded_at, nullif(stream_id, 0), nullif(version, 0), encode(id, 'hex')::uuid,
   nullif(category_id, 0), type_id, record
-FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::uuid[], %b::integer[],
+FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::bytea[], %b::integer[],
   %b::integer[], %b::bytea[])
   AS e(position, recorded_at, stream_id, version, id, category_id, type_id, record)
 """
@@ -434,10 +435,10 @@ class PostgresqlTransaction(SqlStreamChanges):
         return self._open
 
     def state(  # noqa: D102
-        self, streams: Collection[str], ids: Collection[UUID]
+        self, streams: Collection[str], ids: Collection[EventId]
     ) -> LockedState:
         found_streams: dict[str, StreamState] = {}
-        found_ids: dict[UUID, RecordedId] = {}
+        found_ids: dict[EventId, RecordedId] = {}
         self._cursor.execute(STATE, (list(streams), list(ids)), prepare=True)
         rows = self._cursor.fetchall()
         for kind, name, uuid, last_id, record, *numbers in rows:
@@ -458,7 +459,7 @@ class PostgresqlTransaction(SqlStreamChanges):
                     rule=Rule(*rule) if any(rule) else NOTHING,
                 )
             else:
-                found_ids[uuid] = RecordedId(first, name or "", third or 0, second, record)
+                found_ids[uuid.bytes] = RecordedId(first, name or "", third or 0, second, record)
         note_recorded(head.recorded_at)
         return LockedState(head, found_streams, found_ids)
 

@@ -21,7 +21,7 @@ except ImportError:
     import sqlite3
 
 from treering_server.core.errors import ReadOnly, Refusal, StorageFull, StorageUnavailable
-from treering_server.core.model import Head
+from treering_server.core.model import EventId, Head
 from treering_server.core.query import category_of
 from treering_server.core.removal import NOTHING, Rule
 from treering_server.core.storage import (
@@ -297,7 +297,7 @@ class SqliteTransaction(SqlStreamChanges):
         return self._driver.execute(statement, parameters)
 
     def state(  # noqa: D102
-        self, streams: Collection[str], ids: Collection[UUID]
+        self, streams: Collection[str], ids: Collection[EventId]
     ) -> LockedState:
         log_id, position, recorded_at, event_id, generation, self._last_stream_id = self._execute(
             "SELECT l.log_id, e.position, e.recorded_at, e.id, l.generation, "
@@ -337,9 +337,9 @@ class SqliteTransaction(SqlStreamChanges):
                 )
         return found
 
-    def _recorded(self, ids: list[UUID]) -> dict[UUID, RecordedId]:
-        found: dict[UUID, RecordedId] = {}
-        for some in _padded([each.bytes for each in ids], IDS_PER_SELECT):
+    def _recorded(self, ids: list[EventId]) -> dict[EventId, RecordedId]:
+        found: dict[EventId, RecordedId] = {}
+        for some in _padded(ids, IDS_PER_SELECT):
             marks = ", ".join("?" * len(some))
             rows = self._execute(
                 "SELECT e.id, e.position, s.name, e.version, e.recorded_at, e.record "
@@ -348,7 +348,7 @@ class SqliteTransaction(SqlStreamChanges):
                 some,
             )
             for event_id, position, stream, version, recorded_at, record in rows.fetchall():
-                found[UUID(bytes=event_id)] = RecordedId(
+                found[event_id] = RecordedId(
                     position, stream or "", version or 0, recorded_at, record
                 )
         return found
@@ -378,7 +378,7 @@ class SqliteTransaction(SqlStreamChanges):
                 record.recorded_at,
                 self._stream_ids[record.terms.stream] if record.terms.stream else None,
                 record.version or None,
-                record.id.bytes,
+                record.id,
                 categories[category_of(record.terms.stream)] if record.terms.stream else None,
                 types[record.terms.type],
                 record.record,
