@@ -16,6 +16,7 @@ from grpc_health.v1 import health
 from treering_server import logs, transport, unknown_methods
 from treering_server.config import Settings
 from treering_server.core.eraser import Eraser
+from treering_server.core.errors import Refusal
 from treering_server.core.feed import Feed
 from treering_server.core.model import Head
 from treering_server.core.reader import Reader
@@ -110,8 +111,10 @@ class Server:
             raise StartError(str(error)) from error
         try:
             await self._serve()
-        except BaseException:
+        except BaseException as error:
             await asyncio.to_thread(self._database.storage.close)
+            if isinstance(error, Refusal):
+                raise StartError(str(error)) from error
             raise
 
     async def _serve(self) -> None:
@@ -128,7 +131,6 @@ class Server:
         self._health = Health()
         self._health.add_to(self._server)
         self.address = self._bind()
-        self._notifications = self._start_notifications()
         self._writer = Writer(
             storage,
             self._published,
@@ -137,6 +139,8 @@ class Server:
         )
         self._eraser = Eraser(storage)
         self._add_services()
+        # From here on nothing fails that would leave something running.
+        self._notifications = self._start_notifications()
         self._feed.start()
         self._eraser.start()
         await self._server.start()

@@ -2,6 +2,7 @@
 as a whole or not at all, the caller is told the truth, and the next one finds nothing wrong."""
 
 import sqlite3
+import threading
 from contextlib import closing
 from itertools import count as numbers
 
@@ -19,7 +20,9 @@ from plans.logs import opened, write
 from servers import InProcessServer
 from traffic import connect, reason_of, stub
 from treering.v1.stream_service_pb2_grpc import StreamServiceStub
+from treering_server.config import Settings
 from treering_server.core import streams, writer
+from treering_server.server import Server, StartError
 from treering_server.storage.database import migrate_database
 from treering_server.storage.migrations import DatabaseUnusable
 
@@ -196,4 +199,27 @@ def test_the_nth_call_of_a_migration(database_url, tmp_path, when, lasts):
                 assert written.position == 1
             if not came:
                 break
+    counted(database_url, n - 1)
+
+
+async def test_the_nth_call_of_a_start(database_url):
+    """A server that can't start says so in a sentence and leaves no thread behind, so that its
+    process ends."""
+    migrate_database(database_url)
+    with failing(Failure("before", lasts=True, everywhere=True)) as failure:
+        for n in numbers(1):
+            failure.come_at(n)
+            before = set(threading.enumerate())
+            server = Server(Settings(database_url=database_url, listen="127.0.0.1:0"))
+            try:
+                await server.start()
+            except StartError:
+                failure.be_over()
+                left = [each for each in threading.enumerate() if not each.daemon]
+                left = [each for each in left if not each.name.startswith(("reader", "asyncio"))]
+                assert set(left) <= before
+                continue
+            failure.be_over()
+            await server.stop()
+            break
     counted(database_url, n - 1)
