@@ -327,3 +327,29 @@ async def test_the_longest_names_can_be_read_and_followed(event_store):
         ]
         for query in queries_:
             assert (await read(event_store, query=query)).events[-1].stream == name
+
+
+@pytest.mark.parametrize(
+    ("part", "one_more", "found"),
+    [
+        ("streams", "a-1", True),
+        ("stream_prefixes", "a-", True),
+        ("categories", "a", True),
+        ("tags", "x", False),
+    ],
+)
+async def test_a_query_of_as_many_strings_as_it_may_have_is_answered(
+    event_store, part, one_more, found
+):
+    """Also where the database has to check all of them on an event."""
+    await append(event_store, append_to("a-1", make_event("T", "x")))
+    item = QueryItem(types=["T"], **{part: [*numbered(1_022), one_more]})
+
+    answer = await read(event_store, query=matching(item))
+
+    assert len(answer.events) == found
+    refusing = append_all(to_stream("b", make_event()), conditions=[fail_if(matching(item))])
+    if found:
+        await refused(event_store.Append(refusing), "CONDITION_FAILED")
+    else:
+        await append(event_store, refusing)

@@ -6,7 +6,7 @@ is checked on the events that they name. One call walks a bounded number of even
 its cost depends neither on the size of the log nor on what a planner believes of it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ RESOLVED_NAMES = 200
 """A prefix that names more streams, or categories, than this is not resolved to them."""
 UNITED_POSTINGS = 100
 """Postings walked by one statement: SQLite takes at most 500 terms in a compound select."""
+GROUPED_CHECKS = 100
+"""Checks in one level of an expression: SQLite takes at most 1,000 levels."""
 LEAST_WALKED = 16
 """Events walked of each posting, however many postings share a call."""
 
@@ -171,8 +173,21 @@ def _of_names(
     return Part([_of_key(key, each, window) for each in ids], key.in_(ids))
 
 
+def _joined(
+    junction: Callable[..., sa.ColumnElement[bool]], checks: Sequence[sa.ColumnElement[bool]]
+) -> sa.ColumnElement[bool]:
+    """All of them, or any, in groups of groups: a plain chain of as many as a query may have is
+    an expression too deep for SQLite."""
+    while len(checks) > GROUPED_CHECKS:
+        starts = range(0, len(checks), GROUPED_CHECKS)
+        groups = [junction(*checks[start : start + GROUPED_CHECKS]) for start in starts]
+        # Not in brackets only, which SQLAlchemy takes off again.
+        checks = [sa.case((group, sa.true()), else_=sa.false()) for group in groups]
+    return junction(*checks) if checks else sa.true()
+
+
 def _of_prefixes(connection: sa.Connection, prefixes: Sequence[str], window: Window) -> Part:
-    check = sa.or_(*(name_range(streams.c.name, prefix) for prefix in prefixes))
+    check = _joined(sa.or_, [name_range(streams.c.name, prefix) for prefix in prefixes])
     postings: list[Posting] = []
     for prefix in prefixes:
         resolved = _of_prefix(connection, prefix, window)
@@ -283,7 +298,7 @@ class _Statement:
         )
         # A subquery for each, so that events are looked up by position: a join may scan them all.
         passes: sa.ColumnElement[bool] = (
-            sa.select(sa.and_(*self.checks, is_there))
+            sa.select(sa.and_(_joined(sa.and_, self.checks), is_there))
             .select_from(events.outerjoin(streams, streams.c.id == events.c.stream_id))
             .where(events.c.position == candidates.c.position)
             .scalar_subquery()
