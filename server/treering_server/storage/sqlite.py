@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 
 SQLITE_VERSION: str = sqlite3.sqlite_version
 Error: type[Exception] = sqlite3.Error
-CACHE_KIB = 65_536
+WRITER_CACHE_KIB, READER_CACHE_KIB = 65_536, 8_192
+"""Pages kept by a connection. What readers need is in the operating system's cache as well, and
+there are many of them."""
 CHECKPOINT_PAGES = 4_000
 """Pages of 4 KiB in the WAL file after which the writer copies them into the database."""
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
@@ -108,7 +110,7 @@ def make_engine(path: Path, *, connections: int, checkpoints: bool) -> sa.Engine
             ("checkpoint_fullfsync", "ON", 1),
             ("wal_autocheckpoint", CHECKPOINT_PAGES if checkpoints else 0, None),
             ("journal_size_limit", WAL_LIMIT_BYTES, None),
-            ("cache_size", -CACHE_KIB, None),
+            ("cache_size", -(WRITER_CACHE_KIB if checkpoints else READER_CACHE_KIB), None),
             ("secure_delete", "ON" if checkpoints else "OFF", None),
         ):
             connection.execute(f"PRAGMA {setting} = {value}").fetchall()
