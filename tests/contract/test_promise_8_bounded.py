@@ -5,7 +5,9 @@ Sizes of requests are in `test_limits.py`, slow subscribers in `test_promise_5_d
 """
 
 import asyncio
+import gc
 from contextlib import suppress
+from types import FrameType
 
 import grpc
 
@@ -14,6 +16,7 @@ from calls import (
     MEGABYTE,
     WAIT_SECONDS,
     append,
+    append_many,
     append_to,
     head_of,
     make_event,
@@ -27,6 +30,7 @@ from calls import (
 )
 from checks import check_log
 from servers import InProcessServer
+from treering.v1.event_pb2 import Event
 from treering.v1.event_store_service_pb2 import (
     AppendItem,
     AppendManyRequest,
@@ -158,3 +162,33 @@ async def test_calls_that_are_cancelled_leave_nothing_behind(event_store):
 
     check_log((await read(event_store)).events)
     assert (await read(event_store, stream="a")).stream_version == 30
+
+
+async def test_what_was_refused_is_not_kept(database_url):
+    """Garbage is looked for rarely: a request must not wait for that, however it was refused."""
+    refusals = {
+        "INVALID_REQUEST": [append_to("a", Event()), append_to("a", Event(data=b"x" * 5_000))],
+        "VERSION_CONFLICT": [append_to("a", expected_version=9)],
+    }
+    async with (
+        InProcessServer(database_url) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        event_store = EventStoreServiceStub(channel)
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for reason, requests in refusals.items():
+                for request in requests:
+                    await refused(event_store.Append(request), reason)
+                    (result,) = await append_many(event_store, request)
+                    assert result.HasField("failure")
+            gc.collect()
+            frames = [each for each in gc.garbage if isinstance(each, FrameType)]
+            held = {each.f_code.co_filename for each in frames}
+            assert not {file for file in held if file.endswith(("requests.py", "decide.py"))}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()

@@ -14,7 +14,7 @@ fields are the facts. `services/statuses.py` turns them into gRPC statuses.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 from uuid import UUID
 
 from treering_server.core.model import Expectation, ExpectedVersion
@@ -34,6 +34,12 @@ class Refusal(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    def alone(self) -> Self:
+        """Itself, without the way that it came, which would keep the whole request in memory
+        until somebody looks for garbage."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
 
 
 def _state(version: int) -> str:

@@ -373,7 +373,7 @@ class Writer:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             except Refusal as refusal:
                 self._note_unavailable(refusal)
-                self._give_up(batch, refusal)
+                self._give_up(batch, refusal.alone())
                 return
             except Exception as error:  # noqa: BLE001 - told to the caller
                 if len(batch) > 1:
@@ -528,7 +528,7 @@ class Writer:
         try:
             appended = decide(state, waiting.append, waiting.looked, now, self._encoder)
         except Refusal as refusal:
-            return refusal
+            return refusal.alone()
         # What its own first attempt wrote is no repeat to the caller.
         return appended._replace(duplicate=False) if waiting.attempted else appended
 

@@ -90,7 +90,7 @@ class Calls:
                 raise Overloaded(f"this server has {self._open} open calls")
             await call()
         except Refusal as refusal:
-            code, message, trailers = status_of(refusal)
+            code, message, trailers = status_of(refusal.alone())
             reason = refusal.reason
             context.set_trailing_metadata(trailers)
             await context.abort(code, message)

@@ -173,7 +173,7 @@ class _Item:
         except Refusal as refusal:
             if refusal.reason not in FINAL_REASONS:
                 raise
-            return refusal
+            return refusal.alone()
 
 
 class _ManyAppends:

@@ -118,7 +118,7 @@ def _append_or_refusal(
             refuse_unknown_fields(message)
         return _AppendChecks(limits).append(message, size)
     except Refusal as refusal:
-        return refusal
+        return refusal.alone()
 
 
 def _refuse_oversize(size: int, limits: Limits) -> None:
