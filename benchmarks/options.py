@@ -7,6 +7,7 @@ from pathlib import Path
 
 from contestants.contestant import Contestant
 from contestants.entrants import ENTRANTS, USUAL_ENTRANTS
+from plan import plan
 from scale import FULL, QUICK, USUAL, Scale
 
 RESULT = Path("build") / "benchmarks.json"
@@ -46,7 +47,10 @@ def parse(arguments: Sequence[str]) -> Options:
         help="only this one; may be repeated",
     )
     parser.add_argument(
-        "--workload", metavar="W1", action="append", help="only this one; may be repeated"
+        "--workload",
+        choices=[each.name for each in plan(USUAL, RESULT)],
+        action="append",
+        help="only this one; may be repeated",
     )
     parser.add_argument("--rounds", type=_positive, help="3 usually, 5 with --full")
     parser.add_argument(
