@@ -30,6 +30,9 @@ RESOLVED_NAMES = 200
 """A prefix that names more streams, or categories, than this is not resolved to them."""
 UNITED_POSTINGS = 100
 """Postings walked by one statement: SQLite takes at most 500 terms in a compound select."""
+KEPT_STRINGS = 32
+"""Of an item with more of them SQLAlchemy keeps no statement: it would be large, and hardly any
+other item has the same form."""
 GROUPED_CHECKS = 100
 """Checks in one level of an expression: SQLite takes at most 1,000 levels."""
 LEAST_WALKED = 16
@@ -98,6 +101,8 @@ def find(
 ) -> Matches:
     """Matching positions along the direction, without those removed at a time, from looking
     at about `max_postings` events."""
+    if item.string_count > KEPT_STRINGS:
+        connection.execution_options(compiled_cache=None)
     parts = _parts(connection, item, window)
     if any(not part.postings for part in parts):
         return Matches([], window.end)
