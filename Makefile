@@ -21,8 +21,8 @@ PEERS := build/peers/.made
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check check-format check-lint check-types check-imports check-protos \
-	check-generated protos released format lock faults soak breakages bench bench-full bench-plots \
-	peers \
+	check-generated protos released format lock faults soak breakages bench bench-full bench-budget \
+	bench-plots peers \
 	client-go client-typescript client-java client-cpp client-rust client-browser clean
 
 help: ## This list
@@ -116,6 +116,9 @@ bench: $(DEV) ## Measures beside others, in minutes; ARGS="--contestant umadb --
 bench-full: $(DEV) ## Measures everything beside all others, for hours
 	-$(MAKE) peers
 	$(BIN)/python -m benchmarks --full $(ARGS)
+
+bench-budget: $(DEV) ## Measures the stages of an append and of a read
+	$(BIN)/python benchmarks/budget.py
 
 bench-plots: $(PEERS) ## Draws what bench has left in build/benchmarks.json to build/plots
 	build/peers/bin/python benchmarks/plots.py build/benchmarks.json build/plots

@@ -29,3 +29,13 @@ def test_a_quick_run_measures_and_checks(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert "What failed" not in ended.stdout, ended.stderr
     assert results.stat().st_size > 0
+
+
+def test_the_budget_is_measured_on_both_databases() -> None:
+    command = [sys.executable, "benchmarks/budget.py", "100"]
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert ended.returncode == 0, ended.stderr
+    rows = [line for line in ended.stdout.splitlines() if line.startswith("| all |")]
+    assert [row.count("|") for row in rows] == [8, 8]

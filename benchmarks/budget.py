@@ -1,0 +1,188 @@
+"""Where the microseconds of an append and of a read go, stage by stage, in one thread.
+
+    make bench-budget
+    .venv/bin/python benchmarks/budget.py 1000      # fewer events than usual
+
+Every stage of the way is called as the server and its client call it, on each database, without
+gRPC and without another thread: so what is measured of a running server and is not here belongs to
+gRPC, to the event loop and to the handing over between threads. Times are on the clock, not of the
+processor: a commit waits for the disk.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+
+from databases import PostgresServer, sqlite_url  # noqa: E402
+from treering import Event  # noqa: E402
+from treering.appends import write_append  # noqa: E402
+from treering.events import recorded_events  # noqa: E402
+from treering.v1.event_store_service_pb2 import (  # noqa: E402
+    AppendManyRequest,
+    AppendManyResponse,
+    AppendRequest,
+    ReadResponse,
+)
+from treering_server.config import Settings  # noqa: E402
+from treering_server.core.decide import BatchState, decide  # noqa: E402
+from treering_server.core.model import Append  # noqa: E402
+from treering_server.core.pages import StreamPages  # noqa: E402
+from treering_server.core.record import EnvelopeEncoder  # noqa: E402
+from treering_server.core.storage import Storage  # noqa: E402
+from treering_server.core.tail import Tail  # noqa: E402
+from treering_server.services import requests, responses  # noqa: E402
+from treering_server.storage.database import open_database  # noqa: E402
+
+SIZES = (1, 100, 1_000)
+"""Events of an append, and of a read."""
+EVENTS = 20_000
+"""Appended and read at each size."""
+MOST_REPEATS = 2_000
+DATA = b'{"note":"' + b"x" * 245 + b'"}'
+PAGE_BYTES = 1_000_000
+LOCK_SECONDS = 5.0
+
+
+class Stages:
+    """What each stage took, each time."""
+
+    def __init__(self, events: int) -> None:
+        """Of so many events at a time."""
+        self._events = events
+        self._seconds: dict[str, list[float]] = {}
+
+    @contextmanager
+    def of(self, stage: str) -> Iterator[None]:
+        """Around a stage."""
+        began = time.perf_counter()
+        yield
+        self._seconds.setdefault(stage, []).append(time.perf_counter() - began)
+
+    def medians(self) -> dict[str, float]:
+        """Microseconds for one event."""
+        return {
+            stage: statistics.median(seconds) / self._events * 1e6
+            for stage, seconds in self._seconds.items()
+        }
+
+
+def append(storage: Storage, size: int, repeats: int) -> dict[str, float]:
+    """Appends of so many events to one stream, with its version as expectation."""
+    stages, limits = Stages(size), Settings(database_url="sqlite:///unused").limits
+    encoder, incarnations = EnvelopeEncoder(), storage.incarnations()
+    results = responses.AppendResults()
+    stream, version = f"budget-{size}", 0
+    for number in range(repeats):
+        tail = Tail(storage.head().position)
+        with stages.of("client: make the events"):
+            events = _events(size)
+        with stages.of("client: fill in and encode the request"):
+            message = _encoded(stream, events, version, number)
+        with stages.of("server: decode and check it"):
+            (item,) = requests.read_append_many(message, limits)
+        wanted = item.append
+        assert isinstance(wanted, Append)
+        writing = storage.write(LOCK_SECONDS)
+        with stages.of("writer: begin, with the append lock"):
+            transaction = writing.__enter__()
+        with stages.of("writer: head, stream, ids"):
+            ids = {event.id for _, event in wanted.placed_events()}
+            locked = transaction.state({stream}, ids)
+        with stages.of("writer: decide, encode the envelopes"):
+            state = BatchState(locked, incarnations, tail)
+            appended = decide(state, wanted, (), time.time_ns() // 1_000, encoder)
+        with stages.of("writer: insert"):
+            transaction.insert(state.records)
+        with stages.of("writer: commit, on the disk"):
+            transaction.commit()
+        writing.__exit__(None, None, None)
+        with stages.of("server: encode the answer"):
+            answer = responses.append_many([results.encode(number, appended)])
+        with stages.of("client: decode the answer"):
+            AppendManyResponse.FromString(answer)
+        version += size
+    return stages.medians()
+
+
+def read(storage: Storage, size: int, repeats: int) -> dict[str, float]:
+    """Reads of the first events of a stream."""
+    stages, stream = Stages(size), f"budget-{size}"
+    for _ in range(repeats):
+        with stages.of("server: head"):
+            head = storage.head()
+        with stages.of("server: versions"):
+            span = storage.span(stream, head.position)
+        with stages.of("server: records, joined"):
+            walk = StreamPages(storage, stream, 0, size, until=head.position, backwards=False)
+            page = walk.next(size, PAGE_BYTES)
+        with stages.of("server: encode the answer"):
+            answer = responses.read_response(page.payload, head.position, span.last, head.log_id)
+        with stages.of("client: decode the answer"):
+            received = ReadResponse.FromString(answer)
+        with stages.of("client: make the events"):
+            assert len(recorded_events(received.events)) == size
+    return stages.medians()
+
+
+def _events(count: int) -> list[Event]:
+    return [Event("PaymentPlaced", DATA, content_type="application/json") for _ in range(count)]
+
+
+def _encoded(stream: str, events: Sequence[Event], version: int, number: int) -> bytes:
+    request = AppendRequest()
+    write_append(
+        request,
+        stream,
+        events,
+        expected_version=version,
+        expected_exists=None,
+        conditions=(),
+        expected_log_id=None,
+    )
+    message = AppendManyRequest()
+    message.items.add(request_id=number, append=request)
+    return message.SerializeToString()
+
+
+@contextmanager
+def _databases() -> Iterator[dict[str, str]]:
+    with tempfile.TemporaryDirectory() as directory, PostgresServer() as server:
+        yield {"SQLite": sqlite_url(Path(directory)), "PostgreSQL": server.create_database()}
+
+
+def _table(title: str, columns: dict[str, dict[str, float]]) -> str:
+    stages = list(next(iter(columns.values())))
+    lines = [f"| {title} | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    lines += [
+        f"| {stage} | " + " | ".join(f"{column[stage]:.2f}" for column in columns.values()) + " |"
+        for stage in stages
+    ]
+    sums = " | ".join(f"{sum(column.values()):.2f}" for column in columns.values())
+    return "\n".join([*lines, f"| all | {sums} |"])
+
+
+def main(events: int) -> None:
+    """Measures so many events at each size, and prints a table for appends and one for reads."""
+    appends: dict[str, dict[str, float]] = {}
+    reads: dict[str, dict[str, float]] = {}
+    with _databases() as urls:
+        for name, url in urls.items():
+            storage = open_database(url, readers=2, migrate=True).storage
+            for size in SIZES:
+                repeats = max(1, min(events // size, MOST_REPEATS))
+                appends[f"{name}, {size:,}"] = append(storage, size, repeats)
+                reads[f"{name}, {size:,}"] = read(storage, size, repeats)
+            storage.close()
+    print("Microseconds for each event, medians. Columns: events at a time.\n")
+    print(_table("append", appends) + "\n\n" + _table("read", reads))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else EVENTS)
