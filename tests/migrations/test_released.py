@@ -35,8 +35,8 @@ NOW = str(SCRIPT.get_current_head())
 KEEP = "TREERING_KEEP_DUMPS"
 
 
-def id_of(n: int) -> uuid.UUID:
-    return uuid.UUID(int=n, version=4)
+def id_of(n: int) -> bytes:
+    return uuid.UUID(int=n, version=4).bytes
 
 
 def sample(storage: Storage) -> None:

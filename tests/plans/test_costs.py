@@ -265,7 +265,7 @@ def test_what_is_read_under_the_append_lock_is_little(big_log):
     streams = [LONG_STREAM, "no such stream", *(stream_of(n) for n in range(1, 1_000, 10))]
     with big_log.write(5) as transaction:
         known = [
-            parse(record).id
+            parse(record).id.bytes
             for *_, record in transaction.records(MIDDLE, MIDDLE + 100, max_bytes=MEGABYTE)
         ]
     with measured(engine) as cost, big_log.write(5) as transaction:
