@@ -201,7 +201,8 @@ FLOODS: dict[str, tuple[Callable[[str], None], float]] = {
     ),
     "calls taken back late": (late_reset, 300),
     "calls without a message": (unfinished_calls, 100),
-    "methods that are not there": (unknown_methods, 64),
+    # What twenty thousand calls at once take is kept for the next: six such floods take no more.
+    "methods that are not there": (unknown_methods, 128),
     "pings": (pings, 32),
     "settings": (lambda address: frames(address, settings(_3=100)), 32),
     "windows": (lambda address: frames(address, frame(Kind.WINDOW_UPDATE, 0, 1, b"\0\0\0\1")), 32),
