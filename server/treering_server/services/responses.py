@@ -35,7 +35,7 @@ _DELETION_STATES = {
 
 def appended(outcome: Appended) -> bytes:
     """An `AppendResponse`."""
-    return _append_response(outcome).SerializeToString()
+    return AppendResults().response(outcome)
 
 
 class AppendResults:
@@ -58,6 +58,15 @@ class AppendResults:
             refused = pb.AppendResult(request_id=request_id, failure=failure_of(outcome))
             return refused.SerializeToString()
         self._result.request_id = request_id
+        self._fill(outcome)
+        return self._result.SerializeToString()
+
+    def response(self, outcome: Appended) -> bytes:
+        """The `AppendResponse` that a result holds."""
+        self._fill(outcome)
+        return self._appended.SerializeToString()
+
+    def _fill(self, outcome: Appended) -> None:
         message = self._appended
         message.first_position = outcome.first_position
         message.last_position = outcome.last_position
@@ -74,7 +83,6 @@ class AppendResults:
         if outcome.log_id is not self._log_id:
             self._log_id = outcome.log_id
             message.log_id = str(outcome.log_id)
-        return self._result.SerializeToString()
 
 
 def append_many(results: Sequence[bytes]) -> bytes:
@@ -150,20 +158,6 @@ def streams(page: Sequence[Stream], next_page_token: str) -> bytes:
     return stream_service_pb2.ListStreamsResponse(
         streams=map(_stream_info, page), next_page_token=next_page_token
     ).SerializeToString()
-
-
-def _append_response(outcome: Appended) -> pb.AppendResponse:
-    return pb.AppendResponse(
-        first_position=outcome.first_position,
-        last_position=outcome.last_position,
-        versions=[
-            pb.StreamVersion(stream=version.stream, version=version.version)
-            for version in outcome.versions
-        ],
-        recorded_at=_timestamp(outcome.recorded_at),
-        duplicate=outcome.duplicate,
-        log_id=str(outcome.log_id),
-    )
 
 
 def _stream_info(stream: Stream) -> StreamInfo:
