@@ -233,8 +233,10 @@ class _ManyAppends:
                     self._answered.clear()
                     await self._answered.wait()
                 await self._writer.room(self._call)
-                await self._submit(items[start : start + SUBMITTED_ITEMS])
-                await asyncio.sleep(0)
+                some = items[start : start + SUBMITTED_ITEMS]
+                await self._submit(some)
+                if len(some) == SUBMITTED_ITEMS:
+                    await asyncio.sleep(0)
 
     async def _submit(self, items: Sequence[AppendItem]) -> None:
         """Submits items in their order, those together that nothing comes between."""
