@@ -212,7 +212,7 @@ class Writer:
         with self._lock:
             self._admit(call, size)
         try:
-            waiting.looked = await self._look(append)
+            waiting.looked = await self._look(append, waiting.looked)
             with self._lock:
                 if self._closing:
                     raise ShuttingDown
@@ -262,13 +262,12 @@ class Writer:
             condition.after_position < base for condition in append.conditions
         )
 
-    async def _look(self, append: Append) -> Sequence[Looked]:
-        """What is known of an append's conditions before it is decided."""
-        nothing = not_looked(append.conditions)
+    async def _look(self, append: Append, known: Sequence[Looked]) -> Sequence[Looked]:
+        """What more is known of an append's conditions before it is decided."""
         try:
             async with asyncio.timeout(LOOK_WAIT_SECONDS) as waiting, self._looking:
                 waiting.reschedule(None)
-                return await asyncio.to_thread(look, self._storage, append.conditions, nothing)
+                return await asyncio.to_thread(look, self._storage, append.conditions, known)
         except TimeoutError:
             raise Overloaded("too many append conditions wait to be looked at") from None
 

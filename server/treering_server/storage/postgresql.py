@@ -318,11 +318,11 @@ class PostgresqlStorage(SqlReads):
     ) -> list[StoredRecord]:
         order = "DESC" if backwards else "ASC"
         statement = CUT.format(where=where, rank=rank, order=order)
-        parameters = {"now": now(), "max_bytes": max_bytes, **parameters}
 
         def work(connection: sa.Connection) -> list[StoredRecord]:
             with _driver(connection).cursor(binary=True) as cursor:
-                cursor.execute(statement, parameters, prepare=True)
+                given = {"now": now(), "max_bytes": max_bytes, **parameters}
+                cursor.execute(statement, given, prepare=True)
                 rows: list[StoredRecord] = cursor.fetchall()
                 return rows
 
