@@ -21,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 from databases import PostgresServer, sqlite_url  # noqa: E402
+from report import markdown  # noqa: E402
 from treering import Event  # noqa: E402
 from treering.appends import write_append  # noqa: E402
 from treering.events import recorded_events  # noqa: E402
@@ -158,14 +159,10 @@ def _databases() -> Iterator[dict[str, str]]:
 
 
 def _table(title: str, columns: dict[str, dict[str, float]]) -> str:
-    stages = list(next(iter(columns.values())))
-    lines = [f"| {title} | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-    lines += [
-        f"| {stage} | " + " | ".join(f"{column[stage]:.2f}" for column in columns.values()) + " |"
-        for stage in stages
-    ]
-    sums = " | ".join(f"{sum(column.values()):.2f}" for column in columns.values())
-    return "\n".join([*lines, f"| all | {sums} |"])
+    stages = next(iter(columns.values()))
+    rows = [[stage, *(f"{column[stage]:.2f}" for column in columns.values())] for stage in stages]
+    rows.append(["all", *(f"{sum(column.values()):.2f}" for column in columns.values())])
+    return markdown([title, *columns], rows)
 
 
 def main(events: int) -> None:

@@ -37,5 +37,5 @@ def test_the_budget_is_measured_on_both_databases() -> None:
         command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100
     )
     assert ended.returncode == 0, ended.stderr
-    rows = [line for line in ended.stdout.splitlines() if line.startswith("| all |")]
+    rows = [line for line in ended.stdout.splitlines() if line.startswith("| all ")]
     assert [row.count("|") for row in rows] == [8, 8]
