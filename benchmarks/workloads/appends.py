@@ -6,6 +6,7 @@ import time
 from contestants.contestant import Contestant
 from meter import Meter
 from workloads.content import check, new_event
+from workloads.pace import again_and_again
 
 
 async def measure(
@@ -34,17 +35,8 @@ async def measure(
             # Where a store tells no positions, all of its log is checked.
             first.append(0 if position is None else position - events)
 
-    async def caller(stream: str) -> None:
-        while time.perf_counter() < end:
-            await append(stream)
-
     await client.open()
-    # So that connections are made and streams begun.
-    await client.concurrency.all(append(stream) for stream in streams)
-    latencies.clear()
-    with meter.measuring() as began:
-        end = began + seconds
-        await client.concurrency.all(caller(stream) for stream in streams)
+    await again_and_again(client, meter, append, streams, seconds)
     meter.operations = len(latencies) * events
     await check(client, versions, min(first))
     await client.close()

@@ -6,6 +6,7 @@ import time
 from contestants.contestant import Contestant
 from meter import Meter
 from workloads.content import TYPE, check, new_event
+from workloads.pace import again_and_again
 
 
 async def measure(
@@ -16,6 +17,7 @@ async def measure(
     versions = dict.fromkeys(names, 0)
     positions = dict.fromkeys(names, 0)
     latencies = meter.latencies
+    first: list[int] = []
 
     async def append(name: str) -> None:
         version = versions[name] + 1
@@ -25,18 +27,11 @@ async def measure(
         positions[name] = await client.append_if_none(event, positions[name])
         latencies.append(time.perf_counter() - began)
         versions[name] = version
-
-    async def caller(name: str) -> None:
-        while time.perf_counter() < end:
-            await append(name)
+        if version == 1:
+            first.append(positions[name])
 
     await client.open()
-    await client.concurrency.all(append(name) for name in names)
-    after = min(positions.values()) - 1
-    latencies.clear()
-    with meter.measuring() as began:
-        end = began + seconds
-        await client.concurrency.all(caller(name) for name in names)
+    await again_and_again(client, meter, append, names, seconds)
     meter.operations = len(latencies)
-    await check(client, versions, after)
+    await check(client, versions, min(first) - 1)
     await client.close()

@@ -7,6 +7,7 @@ from contestants.contestant import Contestant
 from meter import Meter
 from workloads.content import filled_stream
 from workloads.fill import EVENTS_PER_STREAM
+from workloads.pace import again_and_again
 
 SEED = 3
 
@@ -23,7 +24,7 @@ async def measure(
     """Callers load a stream after the other, or so many by each read, where more are named."""
     chance = random.Random(SEED)
 
-    async def load() -> None:
+    async def load(_caller: int) -> None:
         names = [filled_stream(chance.randrange(streams)) for _ in range(named)]
         before = time.perf_counter()
         # Two of the names may be the same.
@@ -35,15 +36,7 @@ async def measure(
         if count != len(set(names)) * EVENTS_PER_STREAM:
             raise RuntimeError(f"loading {names} gave {count} events")
 
-    async def caller() -> None:
-        while time.perf_counter() < end:
-            await load()
-
     await client.open()
-    await client.concurrency.all(load() for _ in range(in_flight))
-    meter.latencies.clear()
-    with meter.measuring() as began:
-        end = began + seconds
-        await client.concurrency.all(caller() for _ in range(in_flight))
+    await again_and_again(client, meter, load, range(in_flight), seconds)
     meter.operations = len(meter.latencies) * named
     await client.close()
