@@ -15,7 +15,7 @@ from runs import LONG, SEED, count
 from trial import Plan, tried
 
 SECONDS = float(os.environ.get("FAULT_SECONDS", "50" if LONG else "6"))
-TIMES = {"plain": 4, "standby": 3, "defaults": 3, "clocks": 2, "pooler": 2, "full-disk": 2}
+TIMES = {"plain": 2, "standby": 2, "defaults": 2, "clocks": 1, "pooler": 1, "full-disk": 1}
 """How often in the long form; twice as often on SQLite, of which there are fewer."""
 TRIALS = [
     (kind, servers, setting, 1_000 * SEED + n)

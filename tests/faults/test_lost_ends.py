@@ -58,7 +58,7 @@ async def settled(event_store, request):
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("number", range(7 if LONG else 1))
+@pytest.mark.parametrize("number", range(4 if LONG else 1))
 async def test_a_lost_end_while_other_things_break(own_postgres, record_property, number):
     seed = 100 * SEED + number
     url = own_postgres.create_database()

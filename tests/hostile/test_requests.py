@@ -3,7 +3,7 @@ bytes that are none. Whatever comes is answered in time, or refused by the book,
 what is refused has written nothing; and the server neither grows nor complains.
 
 A failure tells the number of the request; `FAULT_SEED` and that number make it again.
-`FAULT_LONG=1` makes 20,000 requests of each RPC, and 200,000 messages of junk.
+`FAULT_LONG=1` makes 7,000 requests of each RPC, and 70,000 messages of junk.
 """
 
 import asyncio
@@ -34,8 +34,8 @@ from treering.v1.event_store_service_pb2_grpc import EventStoreServiceStub
 from treering.v1.stream_service_pb2 import ListStreamsRequest, ListStreamsResponse
 from treering.v1.stream_service_pb2_grpc import StreamServiceStub
 
-REQUESTS = 20_000 if LONG else 500
-JUNK = 200_000 if LONG else 2_000
+REQUESTS = 7_000 if LONG else 500
+JUNK = 70_000 if LONG else 2_000
 """Of all RPCs together."""
 AT_ONCE = 16
 DEADLINE_SECONDS = 1.0
