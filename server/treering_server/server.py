@@ -38,15 +38,15 @@ RECEIVE_FACTOR = 4
 """The transport takes so many times the request limit, so that limits are refused by name."""
 OTHER_READERS = LOOKS + 1
 """Connections for reading that are left to append conditions and to the feed."""
-OTHER_THREADS = 4
-"""For what needs no such connection: requests are decoded, streams changed."""
+OTHER_THREADS = OTHER_READERS + 4
+"""Those that use these connections; and others decode requests, change streams, start and stop."""
 HEALTH_SECONDS = 0.25
 DRAIN_SECONDS = 0.5
 """How long new calls are still answered, with a refusal, after a signal to stop."""
 MALLOPT_ARENA_MAX = -8
 """What glibc's `mallopt` calls it."""
 CLOSE_SECONDS = 5.0
-"""How long the end of a commit is waited for when all calls have ended."""
+"""How long the ends of a commit and of reads are waited for when all calls have ended."""
 FIRST_WRITE_SECONDS = 2.0
 """How long the start waits for the append lock before it says that it goes on without."""
 
@@ -99,10 +99,7 @@ class Server:
         """
         loop = asyncio.get_running_loop()
         self._stopping: asyncio.Future[None] = loop.create_future()
-        self._threads = ThreadPoolExecutor(
-            self._settings.readers + OTHER_THREADS, thread_name_prefix="reader"
-        )
-        loop.set_default_executor(self._threads)
+        loop.set_default_executor(ThreadPoolExecutor(OTHER_THREADS, thread_name_prefix="other"))
         try:
             self._database = await asyncio.to_thread(
                 open_database,
@@ -200,21 +197,21 @@ class Server:
         return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
 
     def _add_services(self) -> None:
-        reader = Reader(
+        self._reader = Reader(
             self._database.storage, at_a_time=max(1, self._settings.readers - OTHER_READERS)
         )
         intake = Intake(self._limits)
         calls = Calls(self._stopping, intake)
         event_store_service = event_store.EventStoreService(
             self._writer,
-            reader,
+            self._reader,
             self._feed,
             intake,
             self._stopping,
             most_subscriptions=self._limits.subscriptions,
         )
         changes = StreamChanges(self._database.storage, self._stream_changed)
-        stream_service = streams.StreamService(reader, changes)
+        stream_service = streams.StreamService(self._reader, changes)
         for name, handlers in (
             (event_store.NAME, event_store_service.handlers(calls)),
             (streams.NAME, stream_service.handlers(calls)),
@@ -272,6 +269,8 @@ class Server:
         await self._feed.stop()
         if self._notifications is not None:
             await asyncio.to_thread(self._notifications.close)
+        if not await asyncio.to_thread(self._reader.close, CLOSE_SECONDS):
+            _log.warning("left a read")
         await asyncio.to_thread(self._database.storage.close)
         _log.info("stopped", head=self._feed.head)
 

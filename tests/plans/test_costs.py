@@ -81,6 +81,12 @@ def positions(rows: Any) -> list[int]:
     return [position for position, *_ in rows]
 
 
+def loaded(storage: Any, after: int, most: int, *, backwards: bool) -> Any:
+    return storage.load(
+        LONG_STREAM, after, EVENTS, backwards=backwards, most=most, max_bytes=MEGABYTE
+    )
+
+
 def nothing(_: Any) -> bool:
     return True
 
@@ -188,6 +194,16 @@ CASES: dict[str, tuple[Callable[[Any], Any], int, Any]] = {
         ),
         100,
         list(range(31_000, 30_009, -10)),
+    ),
+    "a stream from a version on": (
+        lambda storage: positions(loaded(storage, 3_000, 100, backwards=False).rows),
+        100,
+        list(range(30_010, 31_001, 10)),
+    ),
+    "the last events of a stream": (
+        lambda storage: positions(loaded(storage, 0, 3, backwards=True).rows),
+        20,
+        [EVENTS, EVENTS - 10, EVENTS - 20],
     ),
     "a page of the log": (
         lambda storage: positions(

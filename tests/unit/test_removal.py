@@ -1,5 +1,6 @@
 """What is removed of a stream: by the rule in memory, and by the same rule in both databases."""
 
+import itertools
 import uuid
 from collections import Counter
 from contextlib import contextmanager
@@ -239,10 +240,22 @@ def check_streams(log, now):
         assert (stream.version, stream.next_version) == (last_version, last_version + 1)
         assert stream.first_version == (min(versions) if versions else 0)
         assert (span.last, span.first) == (last_version, first)
+        check_loads(storage, name, span)
         with storage.write(5) as transaction:
             state = transaction.state({name}, ()).streams[name]
             assert state.rule == log.streams.get(name, NOTHING)
             assert transaction.stream(name, now) == stream
+
+
+def check_loads(storage, name, span):
+    """All at once is what is read one by one."""
+    for after, until, most, backwards in itertools.product(
+        (0, 1, MAX_POSITION), (0, 2, MAX_POSITION), (0, 1, 2, 4_000), (False, True)
+    ):
+        loaded = storage.load(name, after, until, backwards=backwards, most=most, max_bytes=10**6)
+        window = span.window(after, until, most, backwards=backwards)
+        rows = storage.stream_records(name, *window, backwards=backwards, max_bytes=10**6)
+        assert loaded == (storage.head(), span, rows)
 
 
 def check_looks(log, now, own):

@@ -141,6 +141,14 @@ class StreamPages:
             rows = self._storage.stream_records(
                 self._stream, after, until, backwards=self._backwards, max_bytes=most_bytes
             )
+        return self._page_of(rows, after, until)
+
+    def first(self, rows: list[StoredRecord], most: int) -> Page:
+        """The first page, of at most that many events, whose rows were read already."""
+        after, until = _nearest(self._after, self._until, most, backwards=self._backwards)
+        return self._page_of(rows, after, until)
+
+    def _page_of(self, rows: list[StoredRecord], after: int, until: int) -> Page:
         version = rows[-1][1] if rows else None
         if self._backwards:
             self._until = after if version is None else version - 1

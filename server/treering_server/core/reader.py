@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 from uuid import UUID
 
 from treering_server.core import pages
@@ -18,6 +17,7 @@ from treering_server.core.errors import (
 )
 from treering_server.core.incarnations import check_position, last_common_position
 from treering_server.core.model import (
+    MAX_POSITION,
     AfterPosition,
     AfterTime,
     AfterVersion,
@@ -33,8 +33,9 @@ from treering_server.core.model import (
     UntilTime,
 )
 from treering_server.core.outgoing import Outgoing
-from treering_server.core.pages import Page, Pages
-from treering_server.core.storage import Incarnation, Storage
+from treering_server.core.pages import Page, Pages, StreamPages
+from treering_server.core.read_threads import ReadThreads
+from treering_server.core.storage import Incarnation, Storage, StreamSpan
 from treering_server.core.turns import Turns
 
 MIN_POSITION_SECONDS = 5.0
@@ -44,7 +45,6 @@ DEADLINE_SHARE = 0.9
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.002, 0.05
 HISTORY_READERS = 4
 """Pages of subscriptions read at a time: many late ones must not shut out the reads."""
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -60,29 +60,29 @@ class Reading:
 
 
 class Reader:
-    """Reads the log in the loop's default threads, one short transaction a page, callers in
-    turn."""
+    """Reads the log in threads of its own, one short transaction a page, callers in turn."""
 
     def __init__(self, storage: Storage, *, at_a_time: int) -> None:
         """Reads from a storage, with so many of its connections at a time."""
         self._storage = storage
         self._incarnations: Sequence[Incarnation] = ()
-        self._turns = Turns(at_a_time)
+        self._threads = ReadThreads(at_a_time)
         self._history = Turns(min(HISTORY_READERS, at_a_time))
         self.outgoing = Outgoing()
         """What was read, and is not sent yet."""
 
-    async def _in_turn(self, read: Callable[..., T], *arguments: object) -> T:
-        async with self._turns:
-            return await asyncio.to_thread(read, *arguments)
+    def close(self, seconds: float) -> bool:
+        """Ends its threads. Whether they did, in time: one may wait for a database that does not
+        answer."""
+        return self._threads.close(seconds)
 
     async def head(self) -> Head:
         """The end of the log, with all that was acknowledged before by any server."""
-        return await self._in_turn(self._storage.head)
+        return await self._threads.read(self._storage.head)
 
     async def event_id(self, position: int) -> UUID | None:
         """Id of the event at a position."""
-        return await self._in_turn(self._storage.event_id, position)
+        return await self._threads.read(self._storage.event_id, position)
 
     async def stream(self, name: str) -> Stream:
         """A stream.
@@ -90,14 +90,14 @@ class Reader:
         Raises:
             NotFound: It was never written to.
         """
-        stream = await self._in_turn(self._storage.stream, name)
+        stream = await self._threads.read(self._storage.stream, name)
         if stream is None:
             raise NotFound("stream", name)
         return stream
 
     async def streams(self, request: ListStreams) -> list[Stream]:
         """A page of streams, and one more if there are more."""
-        return await self._in_turn(self._storage.streams, request)
+        return await self._threads.read(self._storage.streams, request)
 
     async def read(self, read: Read, seconds: float | None) -> Reading:
         """Notes the state and finds the start.
@@ -109,25 +109,26 @@ class Reader:
         Raises:
             Refusal: See `ReadRequest`.
         """
-        reading = await self._in_turn(self._begin, read, None)
+        reading = await self._threads.read(self._begin, read, None)
         if reading is None:
             head = await self._reach(read.min_position, seconds)
-            reading = await self._in_turn(self._begin, read, head)
+            reading = await self._threads.read(self._begin, read, head)
             assert reading is not None
         return reading
 
     def _begin(self, read: Read, head: Head | None) -> Reading | None:
         """Notes the state, and reads the first page, in one go. None: it is older than the
         caller asks for."""
+        if (
+            head is None
+            and isinstance(read.source, StreamSource)
+            and read.until is None
+            and isinstance(read.after, AfterVersion | None)
+        ):
+            return self._load(read, read.source, read.after)
         reached = head is not None
         head = head or self._storage.head()
-        if read.expected_log_id is not None:
-            positions = [read.min_position]
-            if isinstance(read.after, AfterPosition):
-                positions.append(read.after.position)
-            if isinstance(read.until, UntilPosition):
-                positions.append(read.until.position)
-            self._check_log(read.expected_log_id, max(positions), read.source, read.after, head)
+        self._check_log_of(read, head)
         if not reached and head.position < read.min_position:
             return None
         reading = self._reading(read, head)
@@ -135,6 +136,35 @@ class Reader:
             return reading
         most = pages.PAGE_EVENTS if read.limit is None else read.limit
         reading.first_page = self._next(reading.pages, most)
+        return reading
+
+    def _load(self, read: Read, source: StreamSource, start: AfterVersion | None) -> Reading | None:
+        """As `_begin`: a stream as it is now, which is what most reads ask for."""
+        after, until = 0, MAX_POSITION
+        if start is not None and read.backwards:
+            until = start.version - 1
+        elif start is not None:
+            after = start.version
+        most = pages.PAGE_EVENTS if read.limit is None else read.limit
+        head, span, rows = self._storage.load(
+            source.stream,
+            after,
+            until,
+            backwards=read.backwards,
+            most=min(most, pages.PAGE_EVENTS),
+            max_bytes=self.outgoing.page_bytes,
+        )
+        self._check_log_of(read, head)
+        if head.position < read.min_position:
+            return None
+        if after > span.last:
+            raise PositionAheadOfLog(
+                "after_version", after, LogState(head.log_id, head.position), span.last
+            )
+        walk = self._stream_walk(read, source.stream, span, after, until, head.position)
+        reading = Reading(head.position, span.version, head.log_id, walk)
+        if read.limit != 0:
+            reading.first_page = walk.first(rows, most)
         return reading
 
     async def pages(self, reading: Reading, limit: int | None) -> AsyncIterator[Page]:
@@ -148,7 +178,7 @@ class Reader:
         page, reading.first_page = reading.first_page, None
         while remaining > 0:
             if page is None:
-                page = await self._in_turn(self._next, reading.pages, remaining)
+                page = await self._threads.read(self._next, reading.pages, remaining)
             if self._storage.log_id != reading.log_id:
                 state, common = await self.last_common_position(reading.log_id)
                 if common < reading.head_position:
@@ -188,9 +218,18 @@ class Reader:
         log's."""
         head = await self.head()
         state = LogState(head.log_id, head.position)
-        incarnations = await self._in_turn(self._storage.incarnations)
+        incarnations = await self._threads.read(self._storage.incarnations)
         common = last_common_position(log_id, state, incarnations)
         return state, head.position if common is None else common
+
+    def _check_log_of(self, read: Read, head: Head) -> None:
+        if read.expected_log_id is not None:
+            positions = [read.min_position]
+            if isinstance(read.after, AfterPosition):
+                positions.append(read.after.position)
+            if isinstance(read.until, UntilPosition):
+                positions.append(read.until.position)
+            self._check_log(read.expected_log_id, max(positions), read.source, read.after, head)
 
     def _check_log(
         self, expected: UUID, position: int, source: Source, start: object, head: Head
@@ -245,12 +284,17 @@ class Reader:
                 newest = min(newest, before.last)
             case given:
                 after = self._storage.span(stream, self._position_after(given, head)).last
-        after = max(after, span.first - 1)
-        walk = pages.StreamPages(
-            self._storage, stream, after, newest, until=until, backwards=read.backwards
+        walk = self._stream_walk(read, stream, span, after, newest, until)
+        return Reading(until, span.version, head.log_id, walk)
+
+    def _stream_walk(
+        self, read: Read, stream: str, span: StreamSpan, after: int, newest: int, until: int
+    ) -> StreamPages:
+        """Walks what there is of a window of versions, in the state at position `until`."""
+        first, last = max(after, span.first - 1), min(newest, span.last)
+        return StreamPages(
+            self._storage, stream, first, last, until=until, backwards=read.backwards
         )
-        version = span.last if span.last > span.deleted else 0
-        return Reading(until, version, head.log_id, walk)
 
     def _position_after(self, after: AfterPosition | AfterTime, head: Head) -> int:
         """The position after which what is asked for begins."""
@@ -283,7 +327,7 @@ class Reader:
         Raises:
             Refusal: See `SubscribeRequest`.
         """
-        return await self._in_turn(self._start_now, subscribe)
+        return await self._threads.read(self._start_now, subscribe)
 
     def _start_now(self, subscribe: Subscribe) -> tuple[Head, int]:
         head = self._storage.head()
@@ -329,17 +373,15 @@ class Reader:
         if not isinstance(source, StreamSource):
             return pages.walk(self._storage, source, after, until, backwards=False)
         stream = source.stream
-        before = await self._in_turn(self._storage.span, stream, after)
-        span = await self._in_turn(self._storage.span, stream, until)
+        before = await self._threads.read(self._storage.span, stream, after)
+        span = await self._threads.read(self._storage.span, stream, until)
         first = max(before.last, span.first - 1)
-        return pages.StreamPages(
-            self._storage, stream, first, span.last, until=until, backwards=False
-        )
+        return StreamPages(self._storage, stream, first, span.last, until=until, backwards=False)
 
     async def history_page(self, walk: Pages) -> Page:
         """The next page of a subscription's history, in turn with those of others."""
         async with self._history:
-            return await self._in_turn(self._next, walk, pages.PAGE_EVENTS)
+            return await self._threads.read(self._next, walk, pages.PAGE_EVENTS)
 
     def _next(self, walk: Pages, most: int) -> Page:
         return walk.next(most, self.outgoing.page_bytes)

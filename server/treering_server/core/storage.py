@@ -119,8 +119,28 @@ class StreamSpan:
     deleted: int
     """Versions up to here were removed by a deletion."""
 
+    @property
+    def version(self) -> int:
+        """The stream's version; 0: no such stream, or deleted."""
+        return self.last if self.last > self.deleted else 0
+
+    def window(self, after: int, until: int, most: int, *, backwards: bool) -> tuple[int, int]:
+        """The versions of a window that can be read, and of these at most so many, from where a
+        walk begins: after the first, and until the second."""
+        after, until = max(after, self.first - 1), min(until, self.last)
+        return (max(after, until - most), until) if backwards else (after, min(until, after + most))
+
 
 NO_SPAN = StreamSpan(last=0, first=1, deleted=0)
+
+
+class LoadedStream(NamedTuple):
+    """One state of the log, and of a stream in it."""
+
+    head: Head
+    span: StreamSpan
+    rows: list[StoredRecord]
+    """The first of its records that were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +252,13 @@ class Storage(Protocol):
         max_bytes: int,
     ) -> list[StoredRecord]:
         """Records of a window of versions of a stream, cut likewise."""
+
+    def load(
+        self, stream: str, after: int, until: int, *, backwards: bool, most: int, max_bytes: int
+    ) -> LoadedStream:
+        """The head, a stream as of it, and records of a window of versions, which begins and ends
+        with what can be read: of `most` versions at most, cut likewise. As few trips as can be, as
+        nothing is asked for more often."""
 
     def span(self, stream: str, position: int) -> StreamSpan:
         """The versions that a stream was given up to a position, and can be read now."""

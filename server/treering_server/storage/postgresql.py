@@ -10,6 +10,8 @@ are prepared only where a connection is seen to be a session of its own (decisio
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -22,13 +24,16 @@ from treering_server.core.model import EventId, Head
 from treering_server.core.query import category_of
 from treering_server.core.removal import NOTHING, Rule
 from treering_server.core.storage import (
+    NO_SPAN,
     CommitUnknown,
     ErasableEvent,
+    LoadedStream,
     LockedState,
     NewRecord,
     RecordedId,
     StorageDefect,
     StoredRecord,
+    StreamSpan,
     StreamState,
 )
 from treering_server.storage import changes, incarnations
@@ -37,6 +42,7 @@ from treering_server.storage.names import Names
 from treering_server.storage.reads import SqlReads
 from treering_server.storage.removal import RECORD, note_recorded, now
 from treering_server.storage.schema import log
+from treering_server.storage.statements import HEAD_AND_STREAM, first_left
 
 OLDEST_VERSION = 14
 CONNECT_SECONDS = 5
@@ -146,19 +152,48 @@ SELECT id, name FROM known UNION ALL SELECT id, name FROM made
 
 WINDOW = "position > %(after)s AND position <= %(until)s"
 
-# All rows of a result travel at once, so it is cut here. Sums need no record to be read.
-CUT = (
-    """
+
+@cache
+def records_where(
+    where: str, rank: str = "position", *, backwards: bool = False, now: str = "%(now)s"
+) -> str:
+    """Reads records, cut by bytes: all rows of a result travel at once. Sums need no record to be
+    read."""
+    order = "DESC" if backwards else "ASC"
+    return f"""
 SELECT position, version, record FROM (
   SELECT position, version, record, row_number() OVER w AS ordinal,
     sum(octet_length(record)) OVER w AS bytes
-  FROM (SELECT position, version, """
-    + RECORD.format(now="%(now)s")
-    + """ AS record FROM events WHERE {where}) AS seen
+  FROM (SELECT position, version, {RECORD.format(now=now)} AS record FROM events WHERE {where})
+    AS seen
   WINDOW w AS (ORDER BY {rank} {order} ROWS UNBOUNDED PRECEDING)) AS cut
 WHERE ordinal = 1 OR bytes IS NULL OR bytes <= %(max_bytes)s ORDER BY {rank} {order}
 """
+
+
+# The head and the stream in the first row, its records in those behind: position, version, record.
+# The window is that of `StreamSpan.window`.
+LOAD = f"""
+WITH state AS MATERIALIZED (
+  {HEAD_AND_STREAM.format(stream="%(stream)s", now="greatest(%(now)s, head.recorded_at)")}
+), span AS (
+  SELECT *, greatest(%(after)s, floor_version, last_version - max_count,
+      CASE WHEN max_age_us IS NOT NULL THEN coalesce(first_young - 1, last_version) END) AS low,
+    least(%(until)s, last_version) AS high
+  FROM state
+), edges AS (
+  SELECT stream_id, greatest(%(now)s, recorded_at) AS now, {{edges}} FROM span
 )
+SELECT position, generation, NULL::bytea, recorded_at, log_id, id, stream_id, last_version,
+  deleted_version, floor_version, max_count, max_age_us, first_young
+FROM state
+UNION ALL
+SELECT cut.position, cut.version, cut.record, {", ".join(["NULL"] * 10)}
+FROM edges CROSS JOIN LATERAL ({{records}}) AS cut
+"""
+FORWARDS = "low, low + least(high - low, %(most)s) AS high"
+BACKWARDS = "high - least(high - low, %(most)s) AS low, high"
+OF_EDGES = "stream_id = edges.stream_id AND version > edges.low AND version <= edges.high"
 
 
 def make_engine(url: sa.URL, *, connections: int) -> sa.Engine:
@@ -307,6 +342,37 @@ class PostgresqlStorage(SqlReads):
         parameters = {"stream": stream, "after": after_version, "until": until_version}
         return self._fetch(where, "version", parameters, max_bytes, backwards=backwards)
 
+    def load(  # noqa: D102
+        self, stream: str, after: int, until: int, *, backwards: bool, most: int, max_bytes: int
+    ) -> LoadedStream:
+        records = records_where(OF_EDGES, "version", backwards=backwards, now="edges.now")
+        statement = LOAD.format(edges=BACKWARDS if backwards else FORWARDS, records=records)
+        given = {
+            "stream": stream,
+            "after": after,
+            "until": until,
+            "most": most,
+            "max_bytes": max_bytes,
+            "now": now(),
+        }
+
+        def work(connection: sa.Connection) -> list[Any]:
+            with _driver(connection).cursor(binary=True) as cursor:
+                cursor.execute(statement, given, prepare=True)
+                rows: list[Any] = cursor.fetchall()
+                return rows
+
+        state, *rows = self._read(work)
+        position, generation, _, recorded_at, log_id, event_id, *of_stream = state
+        head = Head(log_id, position or 0, recorded_at or 0, event_id, generation)
+        self._note_log_id(log_id)
+        note_recorded(head.recorded_at)
+        stream_id, last, deleted, *rule = of_stream
+        if stream_id is None:
+            return LoadedStream(head, NO_SPAN, [])
+        stored = sorted((row[:3] for row in rows), key=itemgetter(1), reverse=backwards)
+        return LoadedStream(head, StreamSpan(last, first_left(last, *rule), deleted), stored)
+
     def _fetch(
         self,
         where: str,
@@ -316,8 +382,7 @@ class PostgresqlStorage(SqlReads):
         *,
         backwards: bool,
     ) -> list[StoredRecord]:
-        order = "DESC" if backwards else "ASC"
-        statement = CUT.format(where=where, rank=rank, order=order)
+        statement = records_where(where, rank, backwards=backwards)
 
         def work(connection: sa.Connection) -> list[StoredRecord]:
             with _driver(connection).cursor(binary=True) as cursor:
@@ -467,7 +532,7 @@ class PostgresqlTransaction(SqlStreamChanges):
         self, after: int, until: int, *, max_bytes: int
     ) -> list[StoredRecord]:
         parameters = {"now": now(), "max_bytes": max_bytes, "after": after, "until": until}
-        self._cursor.execute(CUT.format(where=WINDOW, rank="position", order="ASC"), parameters)
+        self._cursor.execute(records_where(WINDOW), parameters)
         rows: list[StoredRecord] = self._cursor.fetchall()
         return rows
 

@@ -25,13 +25,16 @@ from treering_server.core.model import EventId, Head
 from treering_server.core.query import category_of
 from treering_server.core.removal import NOTHING, Rule
 from treering_server.core.storage import (
+    NO_SPAN,
     CommitUnknown,
     ErasableEvent,
+    LoadedStream,
     LockedState,
     NewRecord,
     RecordedId,
     StorageDefect,
     StoredRecord,
+    StreamSpan,
     StreamState,
 )
 from treering_server.storage import changes
@@ -39,6 +42,7 @@ from treering_server.storage.changes import SqlStreamChanges
 from treering_server.storage.names import Names
 from treering_server.storage.reads import SqlReads
 from treering_server.storage.removal import RECORD, note_recorded, now
+from treering_server.storage.statements import HEAD_AND_STREAM, first_left
 
 if TYPE_CHECKING:
     from treering_server.storage.files import LogFile
@@ -70,6 +74,10 @@ FULL, READ_ONLY, CORRUPT, NOT_A_DATABASE, CANNOT_OPEN = 13, 8, 11, 26, 14
 _RECORD = RECORD.format(now="?")
 SELECT = f"SELECT position, version, {_RECORD} FROM events "
 RECORDS = SELECT + "WHERE position > ? AND position <= ? ORDER BY position {order}"
+STREAM_RECORDS = (
+    SELECT + "WHERE stream_id = {id} AND version > ? AND version <= ? ORDER BY version {order}"
+)
+LOADED = HEAD_AND_STREAM.format(stream=":stream", now="max(:now, coalesce(head.recorded_at, 0))")
 EVENT_COLUMNS = "position, recorded_at, stream_id, version, id, category_id, type_id, record"
 
 
@@ -181,12 +189,42 @@ class SqliteStorage(SqlReads):
         max_bytes: int,
     ) -> list[StoredRecord]:
         order = "DESC" if backwards else "ASC"
-        statement = (
-            f"{SELECT}WHERE stream_id = (SELECT id FROM streams WHERE name = ?) "
-            f"AND version > ? AND version <= ? ORDER BY version {order}"
-        )
+        named = "(SELECT id FROM streams WHERE name = ?)"
+        statement = STREAM_RECORDS.format(id=named, order=order)
         parameters = (now(), stream, after_version, until_version)
         return self._fetch(statement, parameters, max_bytes)
+
+    def load(  # noqa: D102
+        self, stream: str, after: int, until: int, *, backwards: bool, most: int, max_bytes: int
+    ) -> LoadedStream:
+        def work(connection: sa.Connection) -> LoadedStream:
+            driver = _driver(connection)
+            [row] = driver.execute(LOADED, {"stream": stream, "now": now()}).fetchall()
+            log_id, position, recorded_at, event_id, generation, stream_id, last, deleted, *rule = (
+                row
+            )
+            head = Head(
+                UUID(bytes=log_id),
+                position or 0,
+                recorded_at or 0,
+                UUID(bytes=event_id) if event_id else None,
+                generation,
+            )
+            note_recorded(head.recorded_at)
+            if stream_id is None:
+                return LoadedStream(head, NO_SPAN, [])
+            span = StreamSpan(last, first_left(last, *rule), deleted)
+            # What is recorded in between is above the window.
+            window = span.window(after, until, most, backwards=backwards)
+            rows: list[StoredRecord] = []
+            if window[0] < window[1]:
+                statement = STREAM_RECORDS.format(id="?", order="DESC" if backwards else "ASC")
+                rows = _cut(driver.execute(statement, (now(), stream_id, *window)), max_bytes)
+            return LoadedStream(head, span, rows)
+
+        loaded = self._read(work)
+        self._note_log_id(loaded.head.log_id)
+        return loaded
 
     def _fetch(
         self, statement: str, parameters: Sequence[object], max_bytes: int

@@ -1,6 +1,7 @@
 """Statements that both databases take as they are, written with SQLAlchemy Core."""
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -70,6 +71,22 @@ _SPAN = (
     )
     .execution_options(prepare=True)
 )
+
+# The head, and a stream as of it. For drivers, whose placeholders differ: SQLAlchemy takes longer
+# to run a statement than SQLite does.
+HEAD_AND_STREAM = """
+SELECT log.log_id, head.position, head.recorded_at, head.id, log.generation,
+  streams.id AS stream_id,
+  (SELECT coalesce(max(version), 0) FROM events WHERE stream_id = streams.id) AS last_version,
+  streams.deleted_version, streams.floor_version, streams.max_count, streams.max_age_us,
+  CASE WHEN streams.max_age_us IS NOT NULL THEN
+    (SELECT version FROM events WHERE stream_id = streams.id AND version > streams.floor_version
+      AND recorded_at >= {now} - streams.max_age_us ORDER BY version LIMIT 1)
+  END AS first_young
+FROM log
+LEFT JOIN events AS head ON head.position = (SELECT max(position) FROM events)
+LEFT JOIN streams ON streams.name = {stream}
+"""
 
 _HEAD = (
     sa.select(log.c.log_id, events.c.position, events.c.recorded_at, events.c.id, log.c.generation)
@@ -173,16 +190,26 @@ def _described(named: sa.Subquery, now: int) -> sa.Select[tuple[object, ...]]:
     )
 
 
-def _first_left(row: sa.Row[tuple[object, ...]]) -> int:
-    """The oldest version that is not removed; more than the last one, if all are."""
-    values = row._mapping
-    last_version = values["last_version"] or 0
-    first = values["floor_version"] + 1
-    if values["max_count"] is not None:
-        first = max(first, last_version - values["max_count"] + 1)
-    if values["max_age_us"] is not None:
-        first = max(first, values["first_young"] or last_version + 1)
-    return int(first)
+def _first_left(row: sa.Row[Any]) -> int:
+    return first_left(
+        row.last_version or 0, row.floor_version, row.max_count, row.max_age_us, row.first_young
+    )
+
+
+def first_left(
+    last_version: int,
+    floor_version: int,
+    max_count: int | None,
+    max_age_us: int | None,
+    first_young: int | None,
+) -> int:
+    """The oldest version of a stream that is not removed; more than the last one, if all are."""
+    first = floor_version + 1
+    if max_count is not None:
+        first = max(first, last_version - max_count + 1)
+    if max_age_us is not None:
+        first = max(first, first_young or last_version + 1)
+    return first
 
 
 def _stream(row: sa.Row[tuple[object, ...]]) -> Stream:
