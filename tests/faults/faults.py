@@ -8,8 +8,8 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import psutil
@@ -61,6 +61,43 @@ class Hand:
         return max(0.0, slowest - USUAL_START_SECONDS)
 
 
+@asynccontextmanager
+async def tended(rng: random.Random, note: Note, sites: Sequence[Site]) -> AsyncIterator[None]:
+    """While what was begun goes on: starts those servers again that died of their fate, and lets
+    those go on that froze by it. Who waits for one of them must be in here."""
+    tending = asyncio.create_task(_tend(rng, note, sites))
+    try:
+        yield
+    finally:
+        await end(tending)
+
+
+async def _tend(rng: random.Random, note: Note, sites: Sequence[Site]) -> None:
+    while True:
+        await asyncio.sleep(0.05)
+        for site in sites:
+            fate = site.fate
+            if site.is_busy or site.process is None:
+                continue
+            if not site.process.is_running:
+                if fate is not None and site.process.wait() == -signal.SIGKILL:
+                    note("server killed")
+                    note(f"server killed {fate.step.replace('_', ' ')}")
+                await site.restart(rng)
+            elif fate is not None and not fate.is_death and site.is_frozen:
+                site.fate = None
+                note("lock holder paused" if fate.holds_lock else "server paused")
+                await asyncio.sleep(rng.choice(PAUSES))
+                site.resume()
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancels a task, and raises what it died of before."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
 class AtServers(Hand):
     """Kills, freezes, and sets clocks."""
 
@@ -74,34 +111,6 @@ class AtServers(Hand):
             self.faults.append(self._pause_lock_holder)
         if ground.setting == "clocks":
             self.faults += [self._set_clock] * 3
-
-    async def run(self, until: float) -> None:
-        tending = asyncio.create_task(self._tend(random.Random(self.rng.random())))
-        try:
-            await super().run(until)
-        finally:
-            tending.cancel()
-            with suppress(asyncio.CancelledError):
-                await tending
-
-    async def _tend(self, rng: random.Random) -> None:
-        """Starts those again that died of their fate, and lets those go on that froze by it."""
-        while True:
-            await asyncio.sleep(0.05)
-            for site in self.sites:
-                fate = site.fate
-                if site.is_busy or site.process is None:
-                    continue
-                if not site.process.is_running:
-                    if fate is not None and site.process.wait() == -signal.SIGKILL:
-                        self.note("server killed")
-                        self.note(f"server killed {fate.step.replace('_', ' ')}")
-                    await site.restart(rng)
-                elif fate is not None and not fate.is_death and site.is_frozen:
-                    site.fate = None
-                    self.note("lock holder paused" if fate.holds_lock else "server paused")
-                    await asyncio.sleep(rng.choice(PAUSES))
-                    site.resume()
 
     async def _kill(self) -> None:
         site = self.rng.choice(self.sites)

@@ -13,7 +13,7 @@ import pytest
 import treering
 from calls import append_to
 from failover import PASSING, DecidingTraffic, Pair, StubFollower, incarnations_in, log_in
-from faults import AtServers, AtWays
+from faults import AtServers, AtWays, tended
 from grounds import PostgresGround
 from runs import LONG, SEED, count
 from sites import Site
@@ -31,10 +31,10 @@ class Breaking:
         ground.url = url
         self.faults = Counter()
         rng = random.Random(seed)
-        self._hands = [AtServers(rng, self._note, sites, ground), AtWays(rng, self._note, sites)]
+        self._hands = [AtServers(rng, self.note, sites, ground), AtWays(rng, self.note, sites)]
         self._sites = sites
 
-    def _note(self, fault):
+    def note(self, fault):
         self.faults[fault] += 1
 
     async def go_on(self, seconds):
@@ -83,24 +83,25 @@ async def check_a_lost_end(pair, seed):
         followers = [StubFollower(store) for store in stores for _ in range(2)]
         following = [asyncio.create_task(follower.follow()) for follower in followers]
         breaking = Breaking(seed, sites, pair.url)
-        async with DecidingTraffic(stores, clients, seed=seed) as traffic:
-            await traffic.more(20)
-            await breaking.go_on(SOME_SECONDS)
-            await pair.cut_off()
-            await breaking.go_on(SOME_SECONDS)
-            await breaking.mend()
-            await traffic.more(20)
-            await pair.fail_over()
-            for site in sites:
-                site.to_database.turn_to(pair.standby)
-            await breaking.go_on(SOME_SECONDS)
-            await breaking.mend()
-            await traffic.more(60)
-        last = await settled(stores[0], append_to("end"))
-        for follower in followers:
-            follower.goal = last.first_position
-        async with asyncio.timeout(SECONDS):
-            await asyncio.gather(*following)
+        async with tended(random.Random(seed), breaking.note, sites):
+            async with DecidingTraffic(stores, clients, seed=seed) as traffic:
+                await traffic.more(20)
+                await breaking.go_on(SOME_SECONDS)
+                await pair.cut_off()
+                await breaking.go_on(SOME_SECONDS)
+                await breaking.mend()
+                await traffic.more(20)
+                await pair.fail_over()
+                for site in sites:
+                    site.to_database.turn_to(pair.standby)
+                await breaking.go_on(SOME_SECONDS)
+                await breaking.mend()
+                await traffic.more(60)
+            last = await settled(stores[0], append_to("end"))
+            for follower in followers:
+                follower.goal = last.first_position
+            async with asyncio.timeout(SECONDS):
+                await asyncio.gather(*following)
 
     [(_, old_id, _), (_, new_id, first_position)] = incarnations_in(pair.standby_url)
     fork = first_position - 1

@@ -4,11 +4,12 @@ kept in a folder. `soak.py` makes trials from the command line."""
 
 import asyncio
 import os
+import random
 import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -16,7 +17,7 @@ from typing import Self
 from checks import PROMISES, BrokenPromise
 from clocks import Clock
 from databases import PostgresServer
-from faults import hands
+from faults import end, hands, tended
 from grounds import Kind, Setting, ground
 from history import Calling, Peer, World
 from records import History, Logged, keep_log
@@ -148,12 +149,13 @@ class Trial:
             for hand in hands(self.plan.name, note, self.sites, self.ground)
         ]
         try:
-            while not all(task.done() for task in working):
-                await asyncio.wait(working, timeout=0.2, return_when=asyncio.FIRST_EXCEPTION)
-                calling.check()
-                for task in working:
-                    if task.done():
-                        task.result()
+            async with tended(random.Random(self.plan.name), note, self.sites):
+                while not all(task.done() for task in working):
+                    await asyncio.wait(working, timeout=0.2, return_when=asyncio.FIRST_EXCEPTION)
+                    calling.check()
+                    for task in working:
+                        if task.done():
+                            task.result()
         finally:
             for task in working:
                 task.cancel()
@@ -176,13 +178,6 @@ def broken(history: History, log: Sequence[Logged]) -> dict[str, str]:
         except BrokenPromise as error:
             found[promise] = str(error)
     return found
-
-
-async def end(task: asyncio.Task[None]) -> None:
-    """Cancels a task, and raises what it died of before."""
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
 
 
 def keep(trial: Trial, verdict: Verdict, folder: Path) -> Path:
