@@ -40,12 +40,6 @@ class QueryItem:
     tags: frozenset[str] = frozenset()
     categories: frozenset[str] = frozenset()
 
-    @property
-    def string_count(self) -> int:
-        """How many strings it has, in all parts."""
-        parts = (self.streams, self.stream_prefixes, self.types, self.tags, self.categories)
-        return sum(map(len, parts))
-
     def matches(self, terms: Terms) -> bool:
         """Whether the event is one of those asked for."""
         stream = terms.stream

@@ -6,21 +6,17 @@ is checked on the events that they name. One call walks a bounded number of even
 its cost depends neither on the size of the log nor on what a planner believes of it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, Literal, TypeAlias
 
 import sqlalchemy as sa
 
 from treering_server.core.query import QueryItem, category_of
 from treering_server.core.storage import Matches
 from treering_server.storage.removal import IS_ANY_REMOVED, IS_THERE
-from treering_server.storage.schema import categories, event_tags, events, streams, types
-from treering_server.storage.statements import (
-    name_range,
-    names_from,
-    versions_at,
-)
+from treering_server.storage.statements import NEXT_PROBE, least_above_all_with
 
 PROBED_EVENTS = 200
 """How far a posting is counted to find the narrowest part."""
@@ -30,13 +26,27 @@ RESOLVED_NAMES = 200
 """A prefix that names more streams, or categories, than this is not resolved to them."""
 UNITED_POSTINGS = 100
 """Postings walked by one statement: SQLite takes at most 500 terms in a compound select."""
-KEPT_STRINGS = 32
-"""Of an item with more of them SQLAlchemy keeps no statement: it would be large, and hardly any
-other item has the same form."""
 GROUPED_CHECKS = 100
 """Checks in one level of an expression: SQLite takes at most 1,000 levels."""
 LEAST_WALKED = 16
 """Events walked of each posting, however many postings share a call."""
+
+Key: TypeAlias = Literal["stream_id", "type_id", "category_id", "tag"]
+"""The column that an index of postings begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sql:
+    """A piece of a statement, with the values of its placeholders (`?`) in their order."""
+
+    text: str
+    values: tuple[object, ...] = ()
+
+
+def joined(separator: str, pieces: Collection[Sql]) -> Sql:
+    """The pieces as one."""
+    text = separator.join(piece.text for piece in pieces)
+    return Sql(text, tuple(value for piece in pieces for value in piece.values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,29 +71,11 @@ class Posting:
     that index holds.
     """
 
-    key: sa.Column[Any] | None
-    """What the index begins with; None: all events."""
-    value: Any
-    rank: sa.Column[int]
+    key: Key | None
+    """None: all events."""
+    value: object
     after: int
     until: int
-
-    def first(self, dialect: sa.Dialect, limit: int, *, backwards: bool) -> sa.Select[tuple[int]]:
-        """The first positions of it along the direction."""
-        keys = [] if self.key is None else [self.key]
-        values = [] if self.key is None else [self.value]
-        if dialect.name == "postgresql":
-            # As rows, so that nothing but the index on them yields the order asked for: given
-            # `key = …` its planner may walk the primary key and filter instead.
-            walked = sa.tuple_(*keys, self.rank)
-            bounds = [walked > (*values, self.after), walked <= (*values, self.until)]
-        else:
-            # SQLite seeks rows by their first column alone.
-            bounds = [key == value for key, value in zip(keys, values, strict=True)]
-            bounds += [self.rank > self.after, self.rank <= self.until]
-        order = [column.desc() if backwards else column.asc() for column in (*keys, self.rank)]
-        position = event_tags.c.position if self.key is event_tags.c.tag else events.c.position
-        return sa.select(position).where(*bounds).order_by(*order).limit(limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +83,90 @@ class Part:
     """A part of an item: the postings to walk for it, and how to check it on an event."""
 
     postings: Sequence[Posting]
-    check: sa.ColumnElement[bool] | None
+    check: Sql | None
     exact: bool = True
     """Whether all that the postings name meets the check."""
+
+
+class Database:
+    """A connection's driver, and how statements for it are written. SQLAlchemy would take many
+    times as long to make a statement as SQLite takes to run it."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        """Takes a connection in autocommit."""
+        self._driver: Any = connection.connection.driver_connection
+        self._is_postgresql = connection.dialect.name == "postgresql"
+
+    def rows(self, statement: Sql, *, prepare: bool = False) -> list[Any]:
+        """All rows of a statement. Prepared where that can be: one that goes by keys, so that one
+        plan fits all values."""
+        rows: list[Any]
+        if not self._is_postgresql:
+            rows = self._driver.execute(statement.text, statement.values).fetchall()
+            return rows
+        with self._driver.cursor(binary=True) as cursor:
+            text = statement.text.replace("?", "%s")
+            cursor.execute(text, statement.values, prepare=prepare)
+            rows = cursor.fetchall()
+            return rows
+
+    def among(self, column: str, values: Collection[object]) -> Sql:
+        """Whether a column has one of some values."""
+        if self._is_postgresql:
+            return Sql(f"{column} = ANY(?)", (list(values),))
+        return Sql(f"{column} IN ({', '.join('?' * len(values))})", tuple(values))
+
+    def versions(self, postings: Sequence[Posting], limit: int, *, backwards: bool) -> Sql:
+        """Which posting, and position: of the first versions of streams along the direction. None
+        is missing among them, so they need not be counted, and any number is one statement."""
+        windows = [
+            (max(each.after, each.until - limit), each.until)
+            if backwards
+            else (each.after, min(each.until, each.after + limit))
+            for each in postings
+        ]
+        keys = [each.value for each in postings]
+        if self._is_postgresql:
+            afters, untils = zip(*windows, strict=True)
+            # Sorted, so that each stream is looked up by the index, whatever the planner believes.
+            text = """
+                SELECT asked.ordinal - 1 AS ordinal, versions.position
+                FROM unnest(?::bigint[], ?::bigint[], ?::bigint[]) WITH ORDINALITY
+                  AS asked(stream_id, after, until, ordinal)
+                CROSS JOIN LATERAL (SELECT position FROM events
+                  WHERE stream_id = asked.stream_id AND version > asked.after
+                    AND version <= asked.until ORDER BY version) AS versions"""
+            return Sql(text, (keys, list(afters), list(untils)))
+        asked = ", ".join(f"({ordinal}, ?, ?, ?)" for ordinal in range(len(postings)))
+        text = f"""
+            SELECT asked.column1 AS ordinal, events.position FROM (VALUES {asked}) AS asked
+            CROSS JOIN events ON stream_id = asked.column2
+              AND version > asked.column3 AND version <= asked.column4"""
+        given = ((key, *window) for key, window in zip(keys, windows, strict=True))
+        return Sql(text, tuple(chain.from_iterable(given)))
+
+    def first(self, posting: Posting, limit: int, *, backwards: bool) -> Sql:
+        """The first positions of a posting along the direction."""
+        table = "event_tags" if posting.key == "tag" else "events"
+        rank = "version" if posting.key == "stream_id" else "position"
+        keys, values = [], []
+        if posting.key is not None:
+            keys, values = [posting.key], [posting.value]
+        columns = [*keys, rank]
+        if self._is_postgresql:
+            # As rows, so that nothing but the index on them yields the order asked for: given
+            # `key = …` its planner may walk the primary key and filter instead.
+            row = f"({', '.join(columns)})"
+            marks = f"({', '.join('?' * len(columns))})"
+            bounds = f"{row} > {marks} AND {row} <= {marks}"
+            given = (*values, posting.after, *values, posting.until)
+        else:
+            # SQLite seeks rows by their first column alone.
+            bounds = " AND ".join([*(f"{key} = ?" for key in keys), f"{rank} > ? AND {rank} <= ?"])
+            given = (*values, posting.after, posting.until)
+        order = ", ".join(f"{column} {'DESC' if backwards else 'ASC'}" for column in columns)
+        text = f"SELECT position FROM {table} WHERE {bounds} ORDER BY {order} LIMIT ?"
+        return Sql(text, (*given, limit))
 
 
 def find(
@@ -101,170 +174,206 @@ def find(
 ) -> Matches:
     """Matching positions along the direction, without those removed at a time, from looking
     at about `max_postings` events."""
-    if item.string_count > KEPT_STRINGS:
-        connection.execution_options(compiled_cache=None)
-    parts = _parts(connection, item, window)
+    database = Database(connection)
+    parts = _parts(database, item, window)
     if any(not part.postings for part in parts):
         return Matches([], window.end)
-    narrowest = _narrowest(connection, parts, window)
+    narrowest = _narrowest(database, parts, window)
     checks = [
         part.check
         for part in parts
         if part.check is not None and (part is not narrowest or not part.exact)
     ]
-    statement = _Statement(checks, now)
-    return _walk(connection, narrowest.postings, statement, window, max_postings)
+    return _walk(database, narrowest.postings, checks, window, max_postings, now)
 
 
-def _parts(connection: sa.Connection, item: QueryItem, window: Window) -> list[Part]:
+def _parts(database: Database, item: QueryItem, window: Window) -> list[Part]:
     """Every part of the item. One that names nothing has no postings."""
     parts = []
     if item.streams:
-        named = sa.select(streams).where(streams.c.name.in_(sorted(item.streams)))
-        floors = _floors(connection, named.subquery())
-        parts.append(Part(_of_streams(connection, floors, window), events.c.stream_id.in_(floors)))
+        named = database.among("name", sorted(item.streams))
+        floors = _floors(database, Sql(f"streams WHERE {named.text}", named.values))
+        postings = _of_streams(database, floors, window)
+        parts.append(Part(postings, database.among("events.stream_id", floors)))
     for tag in sorted(item.tags):
-        of_tag = sa.exists().where(
-            event_tags.c.tag == tag, event_tags.c.position == events.c.position
+        of_tag = Sql(
+            "EXISTS (SELECT 1 FROM event_tags WHERE tag = ? AND position = events.position)", (tag,)
         )
-        parts.append(Part([_of_key(event_tags.c.tag, tag, window)], of_tag))
+        parts.append(Part([_of_key("tag", tag, window)], of_tag))
     if item.types:
-        parts.append(_of_names(connection, events.c.type_id, types, item.types, window))
+        parts.append(_of_names(database, "type_id", "types", item.types, window))
     if item.categories:
-        parts.append(
-            _of_names(connection, events.c.category_id, categories, item.categories, window)
-        )
+        parts.append(_of_names(database, "category_id", "categories", item.categories, window))
     if item.stream_prefixes:
-        parts.append(_of_prefixes(connection, sorted(item.stream_prefixes), window))
+        parts.append(_of_prefixes(database, sorted(item.stream_prefixes), window))
     return parts or [Part([_of_everything(window)], None)]
 
 
-def _of_key(key: sa.Column[Any], value: object, window: Window) -> Posting:
-    rank = event_tags.c.position if key is event_tags.c.tag else events.c.position
-    return Posting(key, value, rank, window.after, window.until)
+def _of_key(key: Key, value: object, window: Window) -> Posting:
+    return Posting(key, value, window.after, window.until)
 
 
 def _of_everything(window: Window) -> Posting:
-    return Posting(None, None, events.c.position, window.after, window.until)
+    return Posting(None, None, window.after, window.until)
 
 
-def _floors(connection: sa.Connection, named: sa.Subquery) -> dict[int, int]:
+def _floors(database: Database, named: Sql) -> dict[int, int]:
     """Ids of streams, with the version up to which they are removed for good."""
-    rows = connection.execute(sa.select(named.c.id, named.c.floor_version))
-    return {row.id: row.floor_version for row in rows}
+    floors = Sql(f"SELECT id, floor_version FROM {named.text}", named.values)
+    return dict(database.rows(floors, prepare=True))
 
 
-def _of_streams(
-    connection: sa.Connection, floors: Mapping[int, int], window: Window
-) -> list[Posting]:
+def _of_streams(database: Database, floors: Mapping[int, int], window: Window) -> list[Posting]:
     """Erased events are not among them."""
-    after = versions_at(connection, list(floors), window.after)
-    until = versions_at(connection, list(floors), window.until)
+    after = _versions_at(database, floors, window.after)
+    until = _versions_at(database, floors, window.until)
     return [
-        Posting(events.c.stream_id, each, events.c.version, max(after[each], floor), until[each])
+        Posting("stream_id", each, max(after[each], floor), until[each])
         for each, floor in floors.items()
     ]
 
 
+# By bisection, as versions rise with positions. Most are asked for as they are now, which the first
+# probe finds.
+_VERSIONS_AT = f"""
+WITH RECURSIVE named AS (
+  SELECT id, (SELECT coalesce(max(version), 0) FROM events WHERE stream_id = streams.id)
+    AS last_version
+  FROM streams WHERE {{among}}),
+bisection(stream_id, low, high) AS (
+  SELECT id, CASE WHEN ? >= (SELECT position FROM events
+      WHERE stream_id = named.id AND version = last_version)
+    THEN last_version ELSE CAST(0 AS BIGINT) END, last_version
+  FROM named
+  UNION ALL {NEXT_PROBE.format(bound="?")})
+SELECT stream_id, low FROM bisection WHERE low >= high
+"""
+
+
+def _versions_at(database: Database, ids: Collection[int], position: int) -> dict[int, int]:
+    """The last version that each stream was given up to a position; 0: none."""
+    if not position or not ids:
+        return dict.fromkeys(ids, 0)
+    among = database.among("id", ids)
+    text = _VERSIONS_AT.format(among=among.text)
+    statement = Sql(text, (*among.values, position, position, position))
+    return dict(database.rows(statement, prepare=True))
+
+
 def _of_names(
-    connection: sa.Connection,
-    key: sa.Column[Any],
-    dictionary: sa.Table,
-    names: Iterable[str],
+    database: Database,
+    key: Key,
+    dictionary: Literal["types", "categories"],
+    names: Collection[str],
     window: Window,
 ) -> Part:
-    named = sa.select(dictionary.c.id).where(dictionary.c.name.in_(sorted(names)))
-    ids = list(connection.scalars(named))
-    return Part([_of_key(key, each, window) for each in ids], key.in_(ids))
+    named = database.among("name", sorted(names))
+    find_ids = Sql(f"SELECT id FROM {dictionary} WHERE {named.text}", named.values)
+    ids = [each for (each,) in database.rows(find_ids, prepare=True)]
+    return Part([_of_key(key, each, window) for each in ids], database.among(f"events.{key}", ids))
 
 
-def _joined(
-    junction: Callable[..., sa.ColumnElement[bool]], checks: Sequence[sa.ColumnElement[bool]]
-) -> sa.ColumnElement[bool]:
+def _grouped(junction: str, checks: Sequence[Sql]) -> Sql:
     """All of them, or any, in groups of groups: a plain chain of as many as a query may have is
     an expression too deep for SQLite."""
-    while len(checks) > GROUPED_CHECKS:
+    while len(checks) > 1:
         starts = range(0, len(checks), GROUPED_CHECKS)
-        groups = [junction(*checks[start : start + GROUPED_CHECKS]) for start in starts]
-        # Not in brackets only, which SQLAlchemy takes off again.
-        checks = [sa.case((group, sa.true()), else_=sa.false()) for group in groups]
-    return junction(*checks) if checks else sa.true()
+        groups = [joined(junction, checks[start : start + GROUPED_CHECKS]) for start in starts]
+        checks = [Sql(f"({group.text})", group.values) for group in groups]
+    return checks[0]
 
 
-def _of_prefixes(connection: sa.Connection, prefixes: Sequence[str], window: Window) -> Part:
-    check = _joined(sa.or_, [name_range(streams.c.name, prefix) for prefix in prefixes])
+def begins_with(column: str, prefix: str) -> Sql:
+    """Names that begin with a prefix, as a range of a byte-ordered column: LIKE would scan."""
+    bound = least_above_all_with(prefix)
+    if bound is None:
+        return Sql(f"{column} >= ?", (prefix,))
+    return Sql(f"({column} >= ? AND {column} < ?)", (prefix, bound))
+
+
+def _of_prefixes(database: Database, prefixes: Sequence[str], window: Window) -> Part:
+    check = _grouped(" OR ", [begins_with("streams.name", prefix) for prefix in prefixes])
     postings: list[Posting] = []
     for prefix in prefixes:
-        resolved = _of_prefix(connection, prefix, window)
+        resolved = _of_prefix(database, prefix, window)
         if resolved is None:
             return Part([_of_everything(window)], check, exact=False)
         postings += resolved
     return Part(postings, check, exact=False)
 
 
-def _of_prefix(connection: sa.Connection, prefix: str, window: Window) -> list[Posting] | None:
+def _of_prefix(database: Database, prefix: str, window: Window) -> list[Posting] | None:
     """What a prefix names: a few streams, a category, or the categories that begin with it;
     None if those are too many to walk."""
     category = category_of(prefix)
-    within_category = category != prefix
-    table = streams if within_category else categories
-    named = names_from(table, prefix, RESOLVED_NAMES + 1)
-    if within_category:
-        floors = _floors(connection, named)
+    if category != prefix:
+        floors = _floors(database, _named("streams", prefix))
         if len(floors) <= RESOLVED_NAMES:
-            return _of_streams(connection, floors, window)
+            return _of_streams(database, floors, window)
+        whole = Sql("SELECT id FROM categories WHERE name = ?", (category,))
     else:
-        ids = list(connection.scalars(sa.select(named.c.id)))
-        if len(ids) > RESOLVED_NAMES:
-            return None
-        return [_of_key(events.c.category_id, each, window) for each in ids]
-    whole = sa.select(categories.c.id).where(categories.c.name == category)
-    return [_of_key(events.c.category_id, each, window) for each in connection.scalars(whole)]
+        named = _named("categories", prefix)
+        whole = Sql(f"SELECT id FROM {named.text}", named.values)
+    ids = [each for (each,) in database.rows(whole)]
+    if len(ids) > RESOLVED_NAMES:
+        return None
+    return [_of_key("category_id", each, window) for each in ids]
 
 
-def _narrowest(connection: sa.Connection, parts: Sequence[Part], window: Window) -> Part:
+def _named(table: Literal["streams", "categories"], prefix: str) -> Sql:
+    """The first rows whose names begin with a prefix, one more than are resolved. As in
+    `statements.names_from`, the upper bound is looked at behind the limit."""
+    text = f"(SELECT * FROM {table} WHERE name >= ? ORDER BY name LIMIT ?) AS first"
+    given = (prefix, RESOLVED_NAMES + 1)
+    bound = least_above_all_with(prefix)
+    return Sql(text, given) if bound is None else Sql(f"{text} WHERE name < ?", (*given, bound))
+
+
+def _narrowest(database: Database, parts: Sequence[Part], window: Window) -> Part:
     """The part that names the fewest events of the window, as far as they are counted."""
     if len(parts) == 1:
         return parts[0]
     probes = []
     for part in parts:
-        counts = [
-            sa.select(sa.func.count())
-            .select_from(
-                posting.first(
-                    connection.dialect, PROBED_EVENTS, backwards=window.backwards
-                ).subquery()
-            )
-            .scalar_subquery()
-            for posting in part.postings[:PROBED_POSTINGS]
-        ]
-        share = max(1, len(part.postings) // PROBED_POSTINGS)
-        probes.append(sum(counts[1:], counts[0]) * share)
-    counted = connection.execute(sa.select(*probes)).one()
-    return parts[min(range(len(parts)), key=lambda index: int(counted[index]))]
+        counts = []
+        for posting in part.postings[:PROBED_POSTINGS]:
+            first = database.first(posting, PROBED_EVENTS, backwards=window.backwards)
+            counts.append(Sql(f"(SELECT count(*) FROM ({first.text}) AS probed)", first.values))
+        probes.append(joined(" + ", counts))
+    probe = joined(", ", probes)
+    [counted] = database.rows(Sql(f"SELECT {probe.text}", probe.values))
+    weights = [
+        count * max(1, len(part.postings) // PROBED_POSTINGS)
+        for count, part in zip(counted, parts, strict=True)
+    ]
+    return parts[weights.index(min(weights))]
 
 
 def _walk(
-    connection: sa.Connection,
+    database: Database,
     postings: Sequence[Posting],
-    statement: "_Statement",
+    checks: Sequence[Sql],
     window: Window,
     max_postings: int,
+    now: int,
 ) -> Matches:
     limit = max(LEAST_WALKED, max_postings // len(postings))
     matching: set[int] = set()
     looked_to = window.end
     nearer = max if window.backwards else min
-    for start in range(0, len(postings), UNITED_POSTINGS):
-        united = postings[start : start + UNITED_POSTINGS]
+    for united in _walked_together(postings):
         walked: list[list[int]] = [[] for _ in united]
-        firsts = [
-            posting.first(connection.dialect, limit, backwards=window.backwards)
-            for posting in united
-        ]
         may_be_erased = any(posting.key is None for posting in united)
-        looked_at = statement.of(firsts, may_be_erased=may_be_erased)
-        for ordinal, position, matches in connection.execute(looked_at):
+        passes = _passes(checks, now, may_be_erased=may_be_erased)
+        of_streams = united[0].key == "stream_id"
+        if of_streams:
+            candidates = database.versions(united, limit, backwards=window.backwards)
+        else:
+            candidates = _firsts(database, united, limit, backwards=window.backwards)
+        # Which posting, position, and whether it passes.
+        text = f"SELECT ordinal, position, {passes.text} FROM ({candidates.text}) AS candidates"
+        statement = Sql(text, passes.values + candidates.values)
+        for ordinal, position, matches in database.rows(statement, prepare=of_streams):
             walked[ordinal].append(position)
             if matches:
                 matching.add(position)
@@ -279,36 +388,34 @@ def _walk(
     return Matches(kept, looked_to)
 
 
-@dataclass(frozen=True, slots=True)
-class _Statement:
-    """How the events that postings name are looked at."""
+def _passes(checks: Sequence[Sql], now: int, *, may_be_erased: bool) -> Sql:
+    """Whether the event at a candidate's position meets the checks, and is not removed."""
+    is_there = Sql(IS_THERE.format(now="?"), (now,))
+    holds = _grouped(" AND ", [*checks, is_there])
+    # A subquery for each, so that events are looked up by position: a join may scan them all.
+    text = f"""(SELECT {holds.text} FROM events LEFT JOIN streams ON streams.id = events.stream_id
+      WHERE events.position = candidates.position)"""
+    if not checks and not may_be_erased:
+        # Erased events are in no index that these postings walk.
+        text = f"CASE WHEN NOT {IS_ANY_REMOVED} THEN true ELSE {text} END"
+    return Sql(text, holds.values)
 
-    checks: Sequence[sa.ColumnElement[bool]]
-    now: int
-    """When they must not be removed."""
 
-    def of(
-        self, postings: Sequence[sa.Select[tuple[int]]], *, may_be_erased: bool
-    ) -> sa.Select[Any]:
-        """Which posting, position, and whether it passes the checks: of the first events of
-        each."""
-        selects = []
-        for ordinal, posting in enumerate(postings):
-            first = posting.subquery()
-            selects.append(sa.select(sa.literal(ordinal).label("ordinal"), first.c.position))
-        united = selects[0] if len(selects) == 1 else sa.union_all(*selects)
-        candidates = united.subquery()
-        is_there = sa.text(IS_THERE.format(now=":now")).bindparams(
-            sa.bindparam("now", self.now, sa.BigInteger())
-        )
-        # A subquery for each, so that events are looked up by position: a join may scan them all.
-        passes: sa.ColumnElement[bool] = (
-            sa.select(sa.and_(_joined(sa.and_, self.checks), is_there))
-            .select_from(events.outerjoin(streams, streams.c.id == events.c.stream_id))
-            .where(events.c.position == candidates.c.position)
-            .scalar_subquery()
-        )
-        if not self.checks and not may_be_erased:
-            # Erased events are in no index that these postings walk.
-            passes = sa.case((sa.text(f"NOT {IS_ANY_REMOVED}"), sa.true()), else_=passes)
-        return sa.select(candidates.c.ordinal, candidates.c.position, passes)
+def _walked_together(postings: Sequence[Posting]) -> Iterator[Sequence[Posting]]:
+    """Those that one statement walks: all of streams, some of others."""
+    of_streams = [posting for posting in postings if posting.key == "stream_id"]
+    if of_streams:
+        yield of_streams
+    others = [posting for posting in postings if posting.key != "stream_id"]
+    for start in range(0, len(others), UNITED_POSTINGS):
+        yield others[start : start + UNITED_POSTINGS]
+
+
+def _firsts(database: Database, postings: Sequence[Posting], limit: int, *, backwards: bool) -> Sql:
+    """Which posting, and position: of the first events of each."""
+    pieces = []
+    for ordinal, posting in enumerate(postings):
+        first = database.first(posting, limit, backwards=backwards)
+        text = f"SELECT {ordinal} AS ordinal, position FROM ({first.text}) AS walked"
+        pieces.append(Sql(text, first.values))
+    return joined(" UNION ALL ", pieces)

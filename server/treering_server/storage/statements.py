@@ -1,6 +1,5 @@
 """Statements that both databases take as they are, written with SQLAlchemy Core."""
 
-from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -26,25 +25,13 @@ _POSITION_AT_TIME = sa.text("""
       WHERE low < high)
     SELECT low FROM bisection WHERE low >= high
 """).bindparams(sa.bindparam("bound", type_=sa.BigInteger()))
-_NEXT_PROBE = """
+NEXT_PROBE = """
       SELECT b.stream_id,
-        CASE WHEN e.position <= :bound THEN e.version ELSE low END,
-        CASE WHEN e.position <= :bound THEN high ELSE e.version - 1 END
+        CASE WHEN e.position <= {bound} THEN e.version ELSE low END,
+        CASE WHEN e.position <= {bound} THEN high ELSE e.version - 1 END
       FROM bisection b JOIN events e
         ON e.stream_id = b.stream_id AND e.version = (low + high + 1) / 2
       WHERE low < high"""
-_VERSION_AT_POSITION = sa.text(f"""
-    WITH RECURSIVE bisection(stream_id, low, high) AS (
-      SELECT id, CAST(0 AS BIGINT),
-        (SELECT coalesce(max(version), 0) FROM events WHERE stream_id = streams.id)
-      FROM streams WHERE id IN :stream_ids
-      UNION ALL {_NEXT_PROBE})
-    SELECT stream_id, low FROM bisection WHERE low >= high
-""").bindparams(
-    sa.bindparam("bound", type_=sa.BigInteger()),
-    sa.bindparam("stream_ids", type_=sa.BigInteger(), expanding=True),
-)
-
 # As above, for one stream by its name; most are asked for as they are now, which the first probe
 # finds. What is older than `max_age` is marked as removed before long, so few are passed over.
 _SPAN = (
@@ -58,7 +45,7 @@ _SPAN = (
           WHERE stream_id = named.id AND version = last_version)
         THEN last_version ELSE CAST(0 AS BIGINT) END, last_version
       FROM named
-      UNION ALL {_NEXT_PROBE})
+      UNION ALL {NEXT_PROBE.format(bound=":bound")})
     SELECT low, last_version, deleted_version, floor_version, max_count, max_age_us,
       CASE WHEN max_age_us IS NOT NULL THEN
         (SELECT version FROM events WHERE stream_id = named.id AND version > floor_version
@@ -128,15 +115,6 @@ def event_id(connection: sa.Connection, position: int) -> UUID | None:
 def position_at_time(connection: sa.Connection, microseconds: int) -> int:
     """The last position recorded at or before a time; 0: none."""
     return connection.scalar(_POSITION_AT_TIME, {"bound": microseconds}) or 0
-
-
-def versions_at(connection: sa.Connection, ids: Sequence[int], position: int) -> dict[int, int]:
-    """The last version that each stream was given up to a position; 0: none."""
-    if not position or not ids:
-        return dict.fromkeys(ids, 0)
-    parameters = {"stream_ids": list(ids), "bound": position}
-    rows = connection.execute(_VERSION_AT_POSITION, parameters)
-    return {row.stream_id: row.low for row in rows}
 
 
 def span(connection: sa.Connection, name: str, position: int, now: int) -> StreamSpan:
@@ -230,12 +208,6 @@ def _stream(row: sa.Row[tuple[object, ...]]) -> Stream:
     )
 
 
-def name_range(column: sa.ColumnElement[str], prefix: str) -> sa.ColumnElement[bool]:
-    """Names that begin with a prefix, as a range of a byte-ordered column: LIKE would scan."""
-    bound = _least_above_all_with(prefix)
-    return column >= prefix if bound is None else sa.and_(column >= prefix, column < bound)
-
-
 def names_from(
     table: sa.Table,
     prefix: str,
@@ -250,12 +222,12 @@ def names_from(
     """
     begins = table.c.name >= prefix if after is None else table.c.name > after
     first = sa.select(table).where(begins, *also).order_by(table.c.name).limit(limit).subquery()
-    bound = _least_above_all_with(prefix)
+    bound = least_above_all_with(prefix)
     rows = sa.select(first)
     return (rows if bound is None else rows.where(first.c.name < bound)).subquery()
 
 
-def _least_above_all_with(prefix: str) -> str | None:
+def least_above_all_with(prefix: str) -> str | None:
     """The least text above all that begin with `prefix`; None if nothing is. UTF-8 sorts as
     code points do, and surrogates are no code points of a text."""
     kept = prefix.rstrip("\U0010ffff")
