@@ -9,13 +9,14 @@ its cost depends neither on the size of the log nor on what a planner believes o
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import sqlalchemy as sa
 
 from treering_server.core.query import QueryItem, category_of
 from treering_server.core.storage import Matches
 from treering_server.storage.removal import IS_ANY_REMOVED, IS_THERE
+from treering_server.storage.sql import Driver, Sql, joined
 from treering_server.storage.statements import NEXT_PROBE, least_above_all_with
 
 PROBED_EVENTS = 200
@@ -33,20 +34,6 @@ LEAST_WALKED = 16
 
 Key: TypeAlias = Literal["stream_id", "type_id", "category_id", "tag"]
 """The column that an index of postings begins with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sql:
-    """A piece of a statement, with the values of its placeholders (`?`) in their order."""
-
-    text: str
-    values: tuple[object, ...] = ()
-
-
-def joined(separator: str, pieces: Collection[Sql]) -> Sql:
-    """The pieces as one."""
-    text = separator.join(piece.text for piece in pieces)
-    return Sql(text, tuple(value for piece in pieces for value in piece.values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,124 +75,43 @@ class Part:
     """Whether all that the postings name meets the check."""
 
 
-class Database:
-    """A connection's driver, and how statements for it are written. SQLAlchemy would take many
-    times as long to make a statement as SQLite takes to run it."""
-
-    def __init__(self, connection: sa.Connection) -> None:
-        """Takes a connection in autocommit."""
-        self._driver: Any = connection.connection.driver_connection
-        self._is_postgresql = connection.dialect.name == "postgresql"
-
-    def rows(self, statement: Sql, *, prepare: bool = False) -> list[Any]:
-        """All rows of a statement. Prepared where that can be: one that goes by keys, so that one
-        plan fits all values."""
-        rows: list[Any]
-        if not self._is_postgresql:
-            rows = self._driver.execute(statement.text, statement.values).fetchall()
-            return rows
-        with self._driver.cursor(binary=True) as cursor:
-            text = statement.text.replace("?", "%s")
-            cursor.execute(text, statement.values, prepare=prepare)
-            rows = cursor.fetchall()
-            return rows
-
-    def among(self, column: str, values: Collection[object]) -> Sql:
-        """Whether a column has one of some values."""
-        if self._is_postgresql:
-            return Sql(f"{column} = ANY(?)", (list(values),))
-        return Sql(f"{column} IN ({', '.join('?' * len(values))})", tuple(values))
-
-    def versions(self, postings: Sequence[Posting], limit: int, *, backwards: bool) -> Sql:
-        """Which posting, and position: of the first versions of streams along the direction. None
-        is missing among them, so they need not be counted, and any number is one statement."""
-        windows = [
-            (max(each.after, each.until - limit), each.until)
-            if backwards
-            else (each.after, min(each.until, each.after + limit))
-            for each in postings
-        ]
-        keys = [each.value for each in postings]
-        if self._is_postgresql:
-            afters, untils = zip(*windows, strict=True)
-            # Sorted, so that each stream is looked up by the index, whatever the planner believes.
-            text = """
-                SELECT asked.ordinal - 1 AS ordinal, versions.position
-                FROM unnest(?::bigint[], ?::bigint[], ?::bigint[]) WITH ORDINALITY
-                  AS asked(stream_id, after, until, ordinal)
-                CROSS JOIN LATERAL (SELECT position FROM events
-                  WHERE stream_id = asked.stream_id AND version > asked.after
-                    AND version <= asked.until ORDER BY version) AS versions"""
-            return Sql(text, (keys, list(afters), list(untils)))
-        asked = ", ".join(f"({ordinal}, ?, ?, ?)" for ordinal in range(len(postings)))
-        text = f"""
-            SELECT asked.column1 AS ordinal, events.position FROM (VALUES {asked}) AS asked
-            CROSS JOIN events ON stream_id = asked.column2
-              AND version > asked.column3 AND version <= asked.column4"""
-        given = ((key, *window) for key, window in zip(keys, windows, strict=True))
-        return Sql(text, tuple(chain.from_iterable(given)))
-
-    def first(self, posting: Posting, limit: int, *, backwards: bool) -> Sql:
-        """The first positions of a posting along the direction."""
-        table = "event_tags" if posting.key == "tag" else "events"
-        rank = "version" if posting.key == "stream_id" else "position"
-        keys, values = [], []
-        if posting.key is not None:
-            keys, values = [posting.key], [posting.value]
-        columns = [*keys, rank]
-        if self._is_postgresql:
-            # As rows, so that nothing but the index on them yields the order asked for: given
-            # `key = …` its planner may walk the primary key and filter instead.
-            row = f"({', '.join(columns)})"
-            marks = f"({', '.join('?' * len(columns))})"
-            bounds = f"{row} > {marks} AND {row} <= {marks}"
-            given = (*values, posting.after, *values, posting.until)
-        else:
-            # SQLite seeks rows by their first column alone.
-            bounds = " AND ".join([*(f"{key} = ?" for key in keys), f"{rank} > ? AND {rank} <= ?"])
-            given = (*values, posting.after, posting.until)
-        order = ", ".join(f"{column} {'DESC' if backwards else 'ASC'}" for column in columns)
-        text = f"SELECT position FROM {table} WHERE {bounds} ORDER BY {order} LIMIT ?"
-        return Sql(text, (*given, limit))
-
-
 def find(
     connection: sa.Connection, item: QueryItem, window: Window, max_postings: int, now: int
 ) -> Matches:
     """Matching positions along the direction, without those removed at a time, from looking
     at about `max_postings` events."""
-    database = Database(connection)
-    parts = _parts(database, item, window)
+    driver = Driver(connection)
+    parts = _parts(driver, item, window)
     if any(not part.postings for part in parts):
         return Matches([], window.end)
-    narrowest = _narrowest(database, parts, window)
+    narrowest = _narrowest(driver, parts, window)
     checks = [
         part.check
         for part in parts
         if part.check is not None and (part is not narrowest or not part.exact)
     ]
-    return _walk(database, narrowest.postings, checks, window, max_postings, now)
+    return _walk(driver, narrowest.postings, checks, window, max_postings, now)
 
 
-def _parts(database: Database, item: QueryItem, window: Window) -> list[Part]:
+def _parts(driver: Driver, item: QueryItem, window: Window) -> list[Part]:
     """Every part of the item. One that names nothing has no postings."""
     parts = []
     if item.streams:
-        named = database.among("name", sorted(item.streams))
-        floors = _floors(database, Sql(f"streams WHERE {named.text}", named.values))
-        postings = _of_streams(database, floors, window)
-        parts.append(Part(postings, database.among("events.stream_id", floors)))
+        named = driver.among("name", sorted(item.streams))
+        floors = _floors(driver, Sql(f"streams WHERE {named.text}", named.values))
+        postings = _of_streams(driver, floors, window)
+        parts.append(Part(postings, driver.among("events.stream_id", floors)))
     for tag in sorted(item.tags):
         of_tag = Sql(
             "EXISTS (SELECT 1 FROM event_tags WHERE tag = ? AND position = events.position)", (tag,)
         )
         parts.append(Part([_of_key("tag", tag, window)], of_tag))
     if item.types:
-        parts.append(_of_names(database, "type_id", "types", item.types, window))
+        parts.append(_of_names(driver, "type_id", "types", item.types, window))
     if item.categories:
-        parts.append(_of_names(database, "category_id", "categories", item.categories, window))
+        parts.append(_of_names(driver, "category_id", "categories", item.categories, window))
     if item.stream_prefixes:
-        parts.append(_of_prefixes(database, sorted(item.stream_prefixes), window))
+        parts.append(_of_prefixes(driver, sorted(item.stream_prefixes), window))
     return parts or [Part([_of_everything(window)], None)]
 
 
@@ -217,16 +123,16 @@ def _of_everything(window: Window) -> Posting:
     return Posting(None, None, window.after, window.until)
 
 
-def _floors(database: Database, named: Sql) -> dict[int, int]:
+def _floors(driver: Driver, named: Sql) -> dict[int, int]:
     """Ids of streams, with the version up to which they are removed for good."""
     floors = Sql(f"SELECT id, floor_version FROM {named.text}", named.values)
-    return dict(database.rows(floors, prepare=True))
+    return dict(driver.rows(floors, prepare=True))
 
 
-def _of_streams(database: Database, floors: Mapping[int, int], window: Window) -> list[Posting]:
+def _of_streams(driver: Driver, floors: Mapping[int, int], window: Window) -> list[Posting]:
     """Erased events are not among them."""
-    after = _versions_at(database, floors, window.after)
-    until = _versions_at(database, floors, window.until)
+    after = _versions_at(driver, floors, window.after)
+    until = _versions_at(driver, floors, window.until)
     return [
         Posting("stream_id", each, max(after[each], floor), until[each])
         for each, floor in floors.items()
@@ -250,27 +156,27 @@ SELECT stream_id, low FROM bisection WHERE low >= high
 """
 
 
-def _versions_at(database: Database, ids: Collection[int], position: int) -> dict[int, int]:
+def _versions_at(driver: Driver, ids: Collection[int], position: int) -> dict[int, int]:
     """The last version that each stream was given up to a position; 0: none."""
     if not position or not ids:
         return dict.fromkeys(ids, 0)
-    among = database.among("id", ids)
+    among = driver.among("id", ids)
     text = _VERSIONS_AT.format(among=among.text)
     statement = Sql(text, (*among.values, position, position, position))
-    return dict(database.rows(statement, prepare=True))
+    return dict(driver.rows(statement, prepare=True))
 
 
 def _of_names(
-    database: Database,
+    driver: Driver,
     key: Key,
     dictionary: Literal["types", "categories"],
     names: Collection[str],
     window: Window,
 ) -> Part:
-    named = database.among("name", sorted(names))
+    named = driver.among("name", sorted(names))
     find_ids = Sql(f"SELECT id FROM {dictionary} WHERE {named.text}", named.values)
-    ids = [each for (each,) in database.rows(find_ids, prepare=True)]
-    return Part([_of_key(key, each, window) for each in ids], database.among(f"events.{key}", ids))
+    ids = [each for (each,) in driver.rows(find_ids, prepare=True)]
+    return Part([_of_key(key, each, window) for each in ids], driver.among(f"events.{key}", ids))
 
 
 def _grouped(junction: str, checks: Sequence[Sql]) -> Sql:
@@ -291,30 +197,30 @@ def begins_with(column: str, prefix: str) -> Sql:
     return Sql(f"({column} >= ? AND {column} < ?)", (prefix, bound))
 
 
-def _of_prefixes(database: Database, prefixes: Sequence[str], window: Window) -> Part:
+def _of_prefixes(driver: Driver, prefixes: Sequence[str], window: Window) -> Part:
     check = _grouped(" OR ", [begins_with("streams.name", prefix) for prefix in prefixes])
     postings: list[Posting] = []
     for prefix in prefixes:
-        resolved = _of_prefix(database, prefix, window)
+        resolved = _of_prefix(driver, prefix, window)
         if resolved is None:
             return Part([_of_everything(window)], check, exact=False)
         postings += resolved
     return Part(postings, check, exact=False)
 
 
-def _of_prefix(database: Database, prefix: str, window: Window) -> list[Posting] | None:
+def _of_prefix(driver: Driver, prefix: str, window: Window) -> list[Posting] | None:
     """What a prefix names: a few streams, a category, or the categories that begin with it;
     None if those are too many to walk."""
     category = category_of(prefix)
     if category != prefix:
-        floors = _floors(database, _named("streams", prefix))
+        floors = _floors(driver, _named("streams", prefix))
         if len(floors) <= RESOLVED_NAMES:
-            return _of_streams(database, floors, window)
+            return _of_streams(driver, floors, window)
         whole = Sql("SELECT id FROM categories WHERE name = ?", (category,))
     else:
         named = _named("categories", prefix)
         whole = Sql(f"SELECT id FROM {named.text}", named.values)
-    ids = [each for (each,) in database.rows(whole)]
+    ids = [each for (each,) in driver.rows(whole)]
     if len(ids) > RESOLVED_NAMES:
         return None
     return [_of_key("category_id", each, window) for each in ids]
@@ -329,7 +235,7 @@ def _named(table: Literal["streams", "categories"], prefix: str) -> Sql:
     return Sql(text, given) if bound is None else Sql(f"{text} WHERE name < ?", (*given, bound))
 
 
-def _narrowest(database: Database, parts: Sequence[Part], window: Window) -> Part:
+def _narrowest(driver: Driver, parts: Sequence[Part], window: Window) -> Part:
     """The part that names the fewest events of the window, as far as they are counted."""
     if len(parts) == 1:
         return parts[0]
@@ -337,11 +243,11 @@ def _narrowest(database: Database, parts: Sequence[Part], window: Window) -> Par
     for part in parts:
         counts = []
         for posting in part.postings[:PROBED_POSTINGS]:
-            first = database.first(posting, PROBED_EVENTS, backwards=window.backwards)
+            first = _first(driver, posting, PROBED_EVENTS, backwards=window.backwards)
             counts.append(Sql(f"(SELECT count(*) FROM ({first.text}) AS probed)", first.values))
         probes.append(joined(" + ", counts))
     probe = joined(", ", probes)
-    [counted] = database.rows(Sql(f"SELECT {probe.text}", probe.values))
+    [counted] = driver.rows(Sql(f"SELECT {probe.text}", probe.values))
     weights = [
         count * max(1, len(part.postings) // PROBED_POSTINGS)
         for count, part in zip(counted, parts, strict=True)
@@ -350,7 +256,7 @@ def _narrowest(database: Database, parts: Sequence[Part], window: Window) -> Par
 
 
 def _walk(
-    database: Database,
+    driver: Driver,
     postings: Sequence[Posting],
     checks: Sequence[Sql],
     window: Window,
@@ -367,13 +273,13 @@ def _walk(
         passes = _passes(checks, now, may_be_erased=may_be_erased)
         of_streams = united[0].key == "stream_id"
         if of_streams:
-            candidates = database.versions(united, limit, backwards=window.backwards)
+            candidates = _versions(driver, united, limit, backwards=window.backwards)
         else:
-            candidates = _firsts(database, united, limit, backwards=window.backwards)
+            candidates = _firsts(driver, united, limit, backwards=window.backwards)
         # Which posting, position, and whether it passes.
         text = f"SELECT ordinal, position, {passes.text} FROM ({candidates.text}) AS candidates"
         statement = Sql(text, passes.values + candidates.values)
-        for ordinal, position, matches in database.rows(statement, prepare=of_streams):
+        for ordinal, position, matches in driver.rows(statement, prepare=of_streams):
             walked[ordinal].append(position)
             if matches:
                 matching.add(position)
@@ -411,11 +317,65 @@ def _walked_together(postings: Sequence[Posting]) -> Iterator[Sequence[Posting]]
         yield others[start : start + UNITED_POSTINGS]
 
 
-def _firsts(database: Database, postings: Sequence[Posting], limit: int, *, backwards: bool) -> Sql:
+def _firsts(driver: Driver, postings: Sequence[Posting], limit: int, *, backwards: bool) -> Sql:
     """Which posting, and position: of the first events of each."""
     pieces = []
     for ordinal, posting in enumerate(postings):
-        first = database.first(posting, limit, backwards=backwards)
+        first = _first(driver, posting, limit, backwards=backwards)
         text = f"SELECT {ordinal} AS ordinal, position FROM ({first.text}) AS walked"
         pieces.append(Sql(text, first.values))
     return joined(" UNION ALL ", pieces)
+
+
+def _versions(driver: Driver, postings: Sequence[Posting], limit: int, *, backwards: bool) -> Sql:
+    """Which posting, and position: of the first versions of streams along the direction. None
+    is missing among them, so they need not be counted, and any number is one statement."""
+    windows = [
+        (max(each.after, each.until - limit), each.until)
+        if backwards
+        else (each.after, min(each.until, each.after + limit))
+        for each in postings
+    ]
+    keys = [each.value for each in postings]
+    if driver.is_postgresql:
+        afters, untils = zip(*windows, strict=True)
+        # Sorted, so that each stream is looked up by the index, whatever the planner believes.
+        text = """
+            SELECT asked.ordinal - 1 AS ordinal, versions.position
+            FROM unnest(?::bigint[], ?::bigint[], ?::bigint[]) WITH ORDINALITY
+              AS asked(stream_id, after, until, ordinal)
+            CROSS JOIN LATERAL (SELECT position FROM events
+              WHERE stream_id = asked.stream_id AND version > asked.after
+                AND version <= asked.until ORDER BY version) AS versions"""
+        return Sql(text, (keys, list(afters), list(untils)))
+    asked = ", ".join(f"({ordinal}, ?, ?, ?)" for ordinal in range(len(postings)))
+    text = f"""
+        SELECT asked.column1 AS ordinal, events.position FROM (VALUES {asked}) AS asked
+        CROSS JOIN events ON stream_id = asked.column2
+          AND version > asked.column3 AND version <= asked.column4"""
+    given = ((key, *window) for key, window in zip(keys, windows, strict=True))
+    return Sql(text, tuple(chain.from_iterable(given)))
+
+
+def _first(driver: Driver, posting: Posting, limit: int, *, backwards: bool) -> Sql:
+    """The first positions of a posting along the direction."""
+    table = "event_tags" if posting.key == "tag" else "events"
+    rank = "version" if posting.key == "stream_id" else "position"
+    keys, values = [], []
+    if posting.key is not None:
+        keys, values = [posting.key], [posting.value]
+    columns = [*keys, rank]
+    if driver.is_postgresql:
+        # As rows, so that nothing but the index on them yields the order asked for: given
+        # `key = …` its planner may walk the primary key and filter instead.
+        row = f"({', '.join(columns)})"
+        marks = f"({', '.join('?' * len(columns))})"
+        bounds = f"{row} > {marks} AND {row} <= {marks}"
+        given = (*values, posting.after, *values, posting.until)
+    else:
+        # SQLite seeks rows by their first column alone.
+        bounds = " AND ".join([*(f"{key} = ?" for key in keys), f"{rank} > ? AND {rank} <= ?"])
+        given = (*values, posting.after, posting.until)
+    order = ", ".join(f"{column} {'DESC' if backwards else 'ASC'}" for column in columns)
+    text = f"SELECT position FROM {table} WHERE {bounds} ORDER BY {order} LIMIT ?"
+    return Sql(text, (*given, limit))

@@ -24,7 +24,6 @@ from treering_server.core.model import EventId, Head
 from treering_server.core.query import category_of
 from treering_server.core.removal import NOTHING, Rule
 from treering_server.core.storage import (
-    NO_SPAN,
     CommitUnknown,
     ErasableEvent,
     LoadedStream,
@@ -33,7 +32,6 @@ from treering_server.core.storage import (
     RecordedId,
     StorageDefect,
     StoredRecord,
-    StreamSpan,
     StreamState,
 )
 from treering_server.storage import changes, incarnations
@@ -42,7 +40,7 @@ from treering_server.storage.names import Names
 from treering_server.storage.reads import SqlReads
 from treering_server.storage.removal import RECORD, note_recorded, now
 from treering_server.storage.schema import log
-from treering_server.storage.statements import HEAD_AND_STREAM, first_left
+from treering_server.storage.statements import HEAD_AND_STREAM, head_of, span_of
 
 OLDEST_VERSION = 14
 CONNECT_SECONDS = 5
@@ -364,14 +362,11 @@ class PostgresqlStorage(SqlReads):
 
         state, *rows = self._read(work)
         position, generation, _, recorded_at, log_id, event_id, *of_stream = state
-        head = Head(log_id, position or 0, recorded_at or 0, event_id, generation)
-        self._note_log_id(log_id)
+        head = head_of(log_id, position, recorded_at, event_id, generation)
+        self._note_log_id(head.log_id)
         note_recorded(head.recorded_at)
-        stream_id, last, deleted, *rule = of_stream
-        if stream_id is None:
-            return LoadedStream(head, NO_SPAN, [])
         stored = sorted((row[:3] for row in rows), key=itemgetter(1), reverse=backwards)
-        return LoadedStream(head, StreamSpan(last, first_left(last, *rule), deleted), stored)
+        return LoadedStream(head, span_of(of_stream), stored)
 
     def _fetch(
         self,

@@ -25,7 +25,6 @@ from treering_server.core.model import EventId, Head
 from treering_server.core.query import category_of
 from treering_server.core.removal import NOTHING, Rule
 from treering_server.core.storage import (
-    NO_SPAN,
     CommitUnknown,
     ErasableEvent,
     LoadedStream,
@@ -34,7 +33,6 @@ from treering_server.core.storage import (
     RecordedId,
     StorageDefect,
     StoredRecord,
-    StreamSpan,
     StreamState,
 )
 from treering_server.storage import changes
@@ -42,7 +40,7 @@ from treering_server.storage.changes import SqlStreamChanges
 from treering_server.storage.names import Names
 from treering_server.storage.reads import SqlReads
 from treering_server.storage.removal import RECORD, note_recorded, now
-from treering_server.storage.statements import HEAD_AND_STREAM, first_left
+from treering_server.storage.statements import HEAD_AND_STREAM, head_of, span_of
 
 if TYPE_CHECKING:
     from treering_server.storage.files import LogFile
@@ -200,26 +198,14 @@ class SqliteStorage(SqlReads):
         def work(connection: sa.Connection) -> LoadedStream:
             driver = _driver(connection)
             [row] = driver.execute(LOADED, {"stream": stream, "now": now()}).fetchall()
-            log_id, position, recorded_at, event_id, generation, stream_id, last, deleted, *rule = (
-                row
-            )
-            head = Head(
-                UUID(bytes=log_id),
-                position or 0,
-                recorded_at or 0,
-                UUID(bytes=event_id) if event_id else None,
-                generation,
-            )
+            head, span = head_of(*row[:5]), span_of(row[5:])
             note_recorded(head.recorded_at)
-            if stream_id is None:
-                return LoadedStream(head, NO_SPAN, [])
-            span = StreamSpan(last, first_left(last, *rule), deleted)
             # What is recorded in between is above the window.
             window = span.window(after, until, most, backwards=backwards)
             rows: list[StoredRecord] = []
             if window[0] < window[1]:
                 statement = STREAM_RECORDS.format(id="?", order="DESC" if backwards else "ASC")
-                rows = _cut(driver.execute(statement, (now(), stream_id, *window)), max_bytes)
+                rows = _cut(driver.execute(statement, (now(), row[5], *window)), max_bytes)
             return LoadedStream(head, span, rows)
 
         loaded = self._read(work)

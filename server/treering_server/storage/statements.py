@@ -1,5 +1,6 @@
-"""Statements that both databases take as they are, written with SQLAlchemy Core."""
+"""Statements that both databases take as they are."""
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -7,7 +8,8 @@ import sqlalchemy as sa
 
 from treering_server.core.model import DeletionState, Head, ListStreams, Retention, Stream
 from treering_server.core.storage import NO_SPAN, Incarnation, StreamSpan
-from treering_server.storage.schema import events, incarnations, log, streams
+from treering_server.storage.schema import events, incarnations, streams
+from treering_server.storage.sql import Driver, Sql
 
 DELETION_STATES: tuple[DeletionState, ...] = ("live", "deleted", "permanent")
 
@@ -59,31 +61,23 @@ _SPAN = (
     .execution_options(prepare=True)
 )
 
-# The head, and a stream as of it. For drivers, whose placeholders differ: SQLAlchemy takes longer
-# to run a statement than SQLite does.
-HEAD_AND_STREAM = """
-SELECT log.log_id, head.position, head.recorded_at, head.id, log.generation,
-  streams.id AS stream_id,
+_HEAD_COLUMNS = "log.log_id, head.position, head.recorded_at, head.id, log.generation"
+_HEAD_TABLES = """
+FROM log LEFT JOIN events AS head ON head.position = (SELECT max(position) FROM events)"""
+
+# The head, and a stream as of it.
+HEAD_AND_STREAM = f"""
+SELECT {_HEAD_COLUMNS}, streams.id AS stream_id,
   (SELECT coalesce(max(version), 0) FROM events WHERE stream_id = streams.id) AS last_version,
   streams.deleted_version, streams.floor_version, streams.max_count, streams.max_age_us,
   CASE WHEN streams.max_age_us IS NOT NULL THEN
     (SELECT version FROM events WHERE stream_id = streams.id AND version > streams.floor_version
-      AND recorded_at >= {now} - streams.max_age_us ORDER BY version LIMIT 1)
+      AND recorded_at >= {{now}} - streams.max_age_us ORDER BY version LIMIT 1)
   END AS first_young
-FROM log
-LEFT JOIN events AS head ON head.position = (SELECT max(position) FROM events)
-LEFT JOIN streams ON streams.name = {stream}
+{_HEAD_TABLES} LEFT JOIN streams ON streams.name = {{stream}}
 """
 
-_HEAD = (
-    sa.select(log.c.log_id, events.c.position, events.c.recorded_at, events.c.id, log.c.generation)
-    .select_from(log)
-    .outerjoin(
-        events,
-        events.c.position == sa.select(sa.func.max(events.c.position)).scalar_subquery(),
-    )
-    .execution_options(prepare=True)
-)
+_HEAD = Sql(f"SELECT {_HEAD_COLUMNS} {_HEAD_TABLES}")
 
 
 def last_position(connection: sa.Connection) -> int:
@@ -93,8 +87,31 @@ def last_position(connection: sa.Connection) -> int:
 
 def head(connection: sa.Connection) -> Head:
     """The end of the log."""
-    row = connection.execute(_HEAD).one()
-    return Head(row.log_id, row.position or 0, row.recorded_at or 0, row.id, row.generation)
+    [row] = Driver(connection).rows(_HEAD, prepare=True)
+    return head_of(*row)
+
+
+def head_of(
+    log_id: UUID | bytes,
+    position: int | None,
+    recorded_at: int | None,
+    event_id: UUID | bytes | None,
+    generation: int,
+) -> Head:
+    """The head of what a driver gives: SQLite's has bytes where PostgreSQL's has ids."""
+    if isinstance(log_id, bytes):
+        log_id = UUID(bytes=log_id)
+    if isinstance(event_id, bytes):
+        event_id = UUID(bytes=event_id)
+    return Head(log_id, position or 0, recorded_at or 0, event_id, generation)
+
+
+def span_of(of_stream: Sequence[Any]) -> StreamSpan:
+    """The versions of a stream, of what `HEAD_AND_STREAM` tells of it."""
+    stream_id, last_version, deleted_version, *rule = of_stream
+    if stream_id is None:
+        return NO_SPAN
+    return StreamSpan(last_version, _first_left(last_version, *rule), deleted_version)
 
 
 def all_incarnations(connection: sa.Connection) -> list[Incarnation]:
@@ -122,7 +139,7 @@ def span(connection: sa.Connection, name: str, position: int, now: int) -> Strea
     row = connection.execute(_SPAN, {"name": name, "bound": position, "now": now}).one_or_none()
     if row is None:
         return NO_SPAN
-    return StreamSpan(row.low, _first_left(row), row.deleted_version)
+    return StreamSpan(row.low, _first_left_in(row), row.deleted_version)
 
 
 def stream_named(connection: sa.Connection, name: str, now: int) -> Stream | None:
@@ -168,13 +185,13 @@ def _described(named: sa.Subquery, now: int) -> sa.Select[tuple[object, ...]]:
     )
 
 
-def _first_left(row: sa.Row[Any]) -> int:
-    return first_left(
+def _first_left_in(row: sa.Row[Any]) -> int:
+    return _first_left(
         row.last_version or 0, row.floor_version, row.max_count, row.max_age_us, row.first_young
     )
 
 
-def first_left(
+def _first_left(
     last_version: int,
     floor_version: int,
     max_count: int | None,
@@ -195,7 +212,7 @@ def _stream(row: sa.Row[tuple[object, ...]]) -> Stream:
     deletion = DELETION_STATES[values["state"]]
     last_version = values["last_version"] or 0
     version = last_version if deletion == "live" else 0
-    first = _first_left(row)
+    first = _first_left_in(row)
     return Stream(
         name=values["name"],
         version=version,
