@@ -25,8 +25,6 @@ ManyCall: TypeAlias = Callable[[AsyncIterator[bytes], Context], Awaitable[None]]
 OPEN_CALLS = 20_000
 """At a time, subscriptions included: each has its place in memory, whatever it does."""
 
-_log = structlog.get_logger("treering.calls")
-
 
 class Calls:
     """Makes handlers of a service's methods."""
@@ -36,6 +34,8 @@ class Calls:
         self._stopping = stopping
         self._intake = intake
         self._open = 0
+        # Bound once: to bind it anew takes longer than to see that a line is not wanted.
+        self._log = structlog.get_logger("treering.calls").bind()
 
     # To gRPC every method is one of many requests, which looks the same on the wire: so that a
     # request is received when there is room for it, and not before.
@@ -109,7 +109,7 @@ class Calls:
         except Exception:  # noqa: BLE001 - the last net: a defect of ours
             code = grpc.StatusCode.INTERNAL
             reference = uuid4().hex[:12]
-            _log.exception("defect", rpc=name, reference=reference)
+            self._log.exception("defect", rpc=name, reference=reference)
             await context.abort(
                 code, f"a defect of the server, reference {reference} in its log: report it"
             )
@@ -117,4 +117,4 @@ class Calls:
             self._open -= 1
             facts = {} if reason is None else {"reason": reason}
             milliseconds = round((time.monotonic() - began) * 1000, 1)
-            _log.debug("call", rpc=name, code=code.name, ms=milliseconds, **facts)
+            self._log.debug("call", rpc=name, code=code.name, ms=milliseconds, **facts)

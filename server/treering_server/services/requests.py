@@ -65,6 +65,7 @@ DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
 DEFAULT_HEARTBEAT_SECONDS = 10.0
 
+_DIRECTIONS = frozenset(pb.Direction.values())
 _NOTHING = StreamAppend("", None, ())
 _RESERVED_IDS = (NIL_ID.bytes, UUID(int=2**128 - 1).bytes)
 
@@ -133,7 +134,7 @@ def read_read(data: bytes, limits: Limits) -> Read:
     checks = Checks(limits)
     source = checks.source(message)
     backwards = message.direction == pb.DIRECTION_BACKWARDS
-    if message.direction not in pb.Direction.values():
+    if message.direction not in _DIRECTIONS:
         checks.wrong("direction", "is not a direction that this server knows")
     after = checks.after(message, message.WhichOneof("after"), backwards)
     until: UntilPosition | UntilTime | None = None
