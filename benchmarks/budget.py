@@ -116,13 +116,13 @@ def read(storage: Storage, size: int, repeats: int) -> dict[str, float]:
     """Reads of the first events of a stream."""
     stages, stream = Stages(size), f"budget-{size}"
     for _ in range(repeats):
-        with stages.of("server: head"):
-            head = storage.head()
-        with stages.of("server: versions"):
-            span = storage.span(stream, head.position)
-        with stages.of("server: records, joined"):
+        with stages.of("server: head, versions, records"):
+            head, span, rows = storage.load(
+                stream, 0, size, backwards=False, most=size, max_bytes=PAGE_BYTES
+            )
+        with stages.of("server: a page of them"):
             walk = StreamPages(storage, stream, 0, size, until=head.position, backwards=False)
-            page = walk.next(size, PAGE_BYTES)
+            page = walk.first(rows, size)
         with stages.of("server: encode the answer"):
             answer = responses.read_response(page.payload, head.position, span.last, head.log_id)
         with stages.of("client: decode the answer"):
