@@ -216,7 +216,7 @@ async def test_the_nth_call_of_a_start(database_url):
             except StartError:
                 failure.be_over()
                 left = [each for each in threading.enumerate() if not each.daemon]
-                left = [each for each in left if not each.name.startswith(("reader", "asyncio"))]
+                left = [each for each in left if not each.name.startswith(("other", "asyncio"))]
                 assert set(left) <= before
                 continue
             failure.be_over()

@@ -12,7 +12,7 @@ from typing import Protocol
 from treering_server.core.outgoing import PAGE_BYTES
 from treering_server.core.query import EVERYTHING, Query, QueryItem
 from treering_server.core.record import join
-from treering_server.core.storage import Storage, StoredRecord
+from treering_server.core.storage import Storage, StoredRecord, beginning
 
 PAGE_EVENTS = 4_000
 PAGE_SECONDS = 0.05
@@ -105,10 +105,7 @@ def _first_events(rows: list[StoredRecord], most: int) -> list[StoredRecord]:
 
 def _nearest(after: int, until: int, most: int, *, backwards: bool) -> tuple[int, int]:
     """The part of a window that is walked first: no longer than a page may be."""
-    most = min(most, PAGE_EVENTS)
-    if backwards:
-        return max(after, until - most), until
-    return after, min(until, after + most)
+    return beginning(after, until, min(most, PAGE_EVENTS), backwards=backwards)
 
 
 class StreamPages:

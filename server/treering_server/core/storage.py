@@ -108,6 +108,11 @@ class NewRecord(NamedTuple):
         return self.terms.stream
 
 
+def beginning(after: int, until: int, most: int, *, backwards: bool) -> tuple[int, int]:
+    """The part of a window of positions or versions that a walk begins with: so many at most."""
+    return (max(after, until - most), until) if backwards else (after, min(until, after + most))
+
+
 @dataclass(frozen=True, slots=True)
 class StreamSpan:
     """The versions that a stream has at some position."""
@@ -128,7 +133,7 @@ class StreamSpan:
         """The versions of a window that can be read, and of these at most so many, from where a
         walk begins: after the first, and until the second."""
         after, until = max(after, self.first - 1), min(until, self.last)
-        return (max(after, until - most), until) if backwards else (after, min(until, after + most))
+        return beginning(after, until, most, backwards=backwards)
 
 
 NO_SPAN = StreamSpan(last=0, first=1, deleted=0)

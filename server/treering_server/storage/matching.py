@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import sqlalchemy as sa
 
 from treering_server.core.query import QueryItem, category_of
-from treering_server.core.storage import Matches
+from treering_server.core.storage import Matches, beginning
 from treering_server.storage.removal import IS_ANY_REMOVED, IS_THERE
 from treering_server.storage.sql import Driver, Sql, joined
 from treering_server.storage.statements import NEXT_PROBE, least_above_all_with
@@ -271,15 +271,16 @@ def _walk(
         walked: list[list[int]] = [[] for _ in united]
         may_be_erased = any(posting.key is None for posting in united)
         passes = _passes(checks, now, may_be_erased=may_be_erased)
-        of_streams = united[0].key == "stream_id"
-        if of_streams:
+        if united[0].key == "stream_id":
             candidates = _versions(driver, united, limit, backwards=window.backwards)
+            goes_by_keys = not checks
         else:
             candidates = _firsts(driver, united, limit, backwards=window.backwards)
+            goes_by_keys = False
         # Which posting, position, and whether it passes.
         text = f"SELECT ordinal, position, {passes.text} FROM ({candidates.text}) AS candidates"
         statement = Sql(text, passes.values + candidates.values)
-        for ordinal, position, matches in driver.rows(statement, prepare=of_streams):
+        for ordinal, position, matches in driver.rows(statement, prepare=goes_by_keys):
             walked[ordinal].append(position)
             if matches:
                 matching.add(position)
@@ -330,12 +331,7 @@ def _firsts(driver: Driver, postings: Sequence[Posting], limit: int, *, backward
 def _versions(driver: Driver, postings: Sequence[Posting], limit: int, *, backwards: bool) -> Sql:
     """Which posting, and position: of the first versions of streams along the direction. None
     is missing among them, so they need not be counted, and any number is one statement."""
-    windows = [
-        (max(each.after, each.until - limit), each.until)
-        if backwards
-        else (each.after, min(each.until, each.after + limit))
-        for each in postings
-    ]
+    windows = [beginning(each.after, each.until, limit, backwards=backwards) for each in postings]
     keys = [each.value for each in postings]
     if driver.is_postgresql:
         afters, untils = zip(*windows, strict=True)
