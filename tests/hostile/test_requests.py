@@ -185,9 +185,13 @@ class Watch:
         return found
 
     async def refill(self, wanted: Sequence[str]) -> None:
-        """Events for these streams."""
+        """Events for these streams, unless they were deleted for good: one changed byte makes a
+        name of earlier ones theirs."""
         for name in wanted:
-            await self._store.Append(append_to(name))
+            try:
+                await self._store.Append(append_to(name))
+            except grpc.RpcError as error:
+                assert unpack(error).reason == "STREAM_DELETED"
         self._head = (await head_of(self._store)).head_position
 
     async def check(self, outcomes: Sequence[Outcome]) -> None:
