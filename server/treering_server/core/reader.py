@@ -372,9 +372,11 @@ class Reader:
         """Walks what a subscription has yet to get of a window."""
         if not isinstance(source, StreamSource):
             return pages.walk(self._storage, source, after, until, backwards=False)
-        stream = source.stream
-        before = await self._threads.read(self._storage.span, stream, after)
-        span = await self._threads.read(self._storage.span, stream, until)
+        return await self._threads.read(self._history_of, source.stream, after, until)
+
+    def _history_of(self, stream: str, after: int, until: int) -> StreamPages:
+        before = self._storage.span(stream, after)
+        span = self._storage.span(stream, until)
         first = max(before.last, span.first - 1)
         return StreamPages(self._storage, stream, first, span.last, until=until, backwards=False)
 
