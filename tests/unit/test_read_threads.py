@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from callers import as_caller
 from treering_server.core.read_threads import ReadThreads
-from treering_server.core.turns import caller
 
 SECONDS = 20.0
 
@@ -19,15 +19,6 @@ def reading(number):
         yield threads
     finally:
         assert threads.close(SECONDS)
-
-
-def as_caller(name, coroutine):
-    """Starts something in somebody's name."""
-    token = caller.set(name)
-    try:
-        return asyncio.create_task(coroutine)
-    finally:
-        caller.reset(token)
 
 
 async def test_what_is_read_comes_back_to_who_asked():

@@ -4,21 +4,13 @@ import asyncio
 
 import pytest
 
-from treering_server.core.turns import Turns, caller
+from callers import as_caller
+from treering_server.core.turns import Turns
 
 
 @pytest.fixture
 async def turns():
     return Turns(1)
-
-
-def as_caller(name, coroutine):
-    """Starts something in somebody's name."""
-    token = caller.set(name)
-    try:
-        return asyncio.create_task(coroutine)
-    finally:
-        caller.reset(token)
 
 
 async def settle():

@@ -17,7 +17,7 @@ from treering_server.core.query import QueryItem, category_of
 from treering_server.core.storage import Matches, beginning
 from treering_server.storage.removal import IS_ANY_REMOVED, IS_THERE
 from treering_server.storage.sql import Driver, Sql, joined
-from treering_server.storage.statements import NEXT_PROBE, least_above_all_with
+from treering_server.storage.statements import VERSIONS_BY_BISECTION, least_above_all_with
 
 PROBED_EVENTS = 200
 """How far a posting is counted to find the narrowest part."""
@@ -139,19 +139,12 @@ def _of_streams(driver: Driver, floors: Mapping[int, int], window: Window) -> li
     ]
 
 
-# By bisection, as versions rise with positions. Most are asked for as they are now, which the first
-# probe finds.
 _VERSIONS_AT = f"""
 WITH RECURSIVE named AS (
   SELECT id, (SELECT coalesce(max(version), 0) FROM events WHERE stream_id = streams.id)
     AS last_version
   FROM streams WHERE {{among}}),
-bisection(stream_id, low, high) AS (
-  SELECT id, CASE WHEN ? >= (SELECT position FROM events
-      WHERE stream_id = named.id AND version = last_version)
-    THEN last_version ELSE CAST(0 AS BIGINT) END, last_version
-  FROM named
-  UNION ALL {NEXT_PROBE.format(bound="?")})
+{VERSIONS_BY_BISECTION.format(bound="?")}
 SELECT stream_id, low FROM bisection WHERE low >= high
 """
 

@@ -27,27 +27,32 @@ _POSITION_AT_TIME = sa.text("""
       WHERE low < high)
     SELECT low FROM bisection WHERE low >= high
 """).bindparams(sa.bindparam("bound", type_=sa.BigInteger()))
-NEXT_PROBE = """
+
+# Of the streams in `named`, each with its `last_version`. Most are asked for as they are now, which
+# the first probe finds.
+VERSIONS_BY_BISECTION = """
+    bisection(stream_id, low, high) AS (
+      SELECT id, CASE WHEN {bound} >= (SELECT position FROM events
+          WHERE stream_id = named.id AND version = last_version)
+        THEN last_version ELSE CAST(0 AS BIGINT) END, last_version
+      FROM named
+      UNION ALL
       SELECT b.stream_id,
         CASE WHEN e.position <= {bound} THEN e.version ELSE low END,
         CASE WHEN e.position <= {bound} THEN high ELSE e.version - 1 END
       FROM bisection b JOIN events e
         ON e.stream_id = b.stream_id AND e.version = (low + high + 1) / 2
-      WHERE low < high"""
-# As above, for one stream by its name; most are asked for as they are now, which the first probe
-# finds. What is older than `max_age` is marked as removed before long, so few are passed over.
+      WHERE low < high)"""
+
+# For one stream by its name. What is older than `max_age` is marked as removed before long, so few
+# are passed over.
 _SPAN = (
     sa.text(f"""
     WITH RECURSIVE named AS (
       SELECT streams.*,
         (SELECT coalesce(max(version), 0) FROM events WHERE stream_id = streams.id) AS last_version
       FROM streams WHERE name = :name),
-    bisection(stream_id, low, high) AS (
-      SELECT id, CASE WHEN :bound >= (SELECT position FROM events
-          WHERE stream_id = named.id AND version = last_version)
-        THEN last_version ELSE CAST(0 AS BIGINT) END, last_version
-      FROM named
-      UNION ALL {NEXT_PROBE.format(bound=":bound")})
+    {VERSIONS_BY_BISECTION.format(bound=":bound")}
     SELECT low, last_version, deleted_version, floor_version, max_count, max_age_us,
       CASE WHEN max_age_us IS NOT NULL THEN
         (SELECT version FROM events WHERE stream_id = named.id AND version > floor_version
