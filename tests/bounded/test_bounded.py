@@ -229,5 +229,5 @@ async def test_subscribers_that_stop_reading_cost_bounded_memory(served):
             if received == events:
                 break
         await filling
-    # What is appended at the time takes some as well.
+    # Pages on their way, and gRPC's copies; what is appended at the time takes some as well.
     assert meanwhile.growth_mib < RING + 64 + number, meanwhile

@@ -23,7 +23,7 @@ from plans.logs import (
     write,
 )
 from plans.strategies import EXAMPLES, queries, terms
-from treering.v1.event_store_service_pb2 import EventBatch
+from treering.v1.event_store_service_pb2 import ReadResponse, SubscribeResponse
 from treering_server.core import pages
 from treering_server.core.errors import StorageUnavailable
 from treering_server.core.feed import (
@@ -75,12 +75,16 @@ def tagged(*tags):
     return Query((QueryItem(tags=frozenset(tags)),))
 
 
+def events_in(batch):
+    return SubscribeResponse.FromString(batch.payload).events.events
+
+
 def ids_in(batch):
-    return [event.id for event in EventBatch.FromString(batch.payload).events]
+    return [event.id for event in events_in(batch)]
 
 
 def positions_in(batch):
-    return [event.position for event in EventBatch.FromString(batch.payload).events]
+    return [event.position for event in events_in(batch)]
 
 
 async def publish(feed, storage, *placed):
@@ -257,7 +261,7 @@ async def test_many_events_of_others_and_of_its_own_arrive_in_order(storage, fol
         found, position = [], 0
         while position < following.head:
             batch = following.batch(live, position)
-            found += EventBatch.FromString(batch.payload).events
+            found += events_in(batch)
             position = batch.position
     assert [event.position for event in found] == list(range(1, 3 * 2_700 + 1))
 
@@ -626,7 +630,8 @@ class Doing:
     @property
     def there(self):
         walk = pages.walk(self.storage, EVERYTHING, self.base, 10**9, backwards=False)
-        return positions_in(walk.next(10**6))
+        page = ReadResponse.FromString(walk.next(10**6).payload)
+        return [event.position for event in page.events]
 
 
 @settings(max_examples=EXAMPLES)

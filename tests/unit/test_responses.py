@@ -30,7 +30,7 @@ from treering.v1.stream_service_pb2 import (
 from treering_server.core import model
 from treering_server.core.errors import ConditionFailed, StreamDeleted
 from treering_server.core.model import FOR_EVER, Appended, Head, Stream, StreamVersion
-from treering_server.core.record import join
+from treering_server.core.record import batch_of, join
 from treering_server.services import responses
 from treering_server.services.statuses import failure_of
 
@@ -137,7 +137,7 @@ def test_a_read_of_nothing():
 
 
 def test_a_batch_of_a_subscription():
-    response = subscribe_response(responses.event_batch(RECORDS))
+    response = subscribe_response(batch_of(RECORDS))
 
     assert response == SubscribeResponse(events={"events": EVENTS})
 

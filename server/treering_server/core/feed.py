@@ -29,7 +29,7 @@ from treering_server.core.incarnations import last_common_position
 from treering_server.core.model import Head
 from treering_server.core.outgoing import PAGE_BYTES
 from treering_server.core.query import Query, QueryItem, category_of, events_of_stream
-from treering_server.core.record import join, parse
+from treering_server.core.record import batch_of, join, parse
 from treering_server.core.removal import Rule, RuleChange
 from treering_server.core.storage import Incarnation, LogNews, Storage
 from treering_server.core.tail import Tail, TailEvent, Term, terms_of
@@ -60,7 +60,7 @@ class FellOut(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Matching events, joined as they are sent; perhaps none."""
+    """Matching events, as subscribers are sent them; perhaps none."""
 
     payload: bytes
     position: int
@@ -324,7 +324,7 @@ class Feed:
                 break
             records.append(record)
             last = match
-        batch = Batch(join(records), position, last if records else 0)
+        batch = Batch(batch_of(join(records)), position, last if records else 0)
         if live.holders > 1:
             # What is removed by its age is so at a time.
             until = time.monotonic() + SHARED_SECONDS if self._tail.has_rules else float("inf")

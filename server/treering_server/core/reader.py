@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from treering_server.core import pages
@@ -35,6 +35,7 @@ from treering_server.core.model import (
 from treering_server.core.outgoing import Outgoing
 from treering_server.core.pages import Page, Pages, StreamPages
 from treering_server.core.read_threads import ReadThreads
+from treering_server.core.record import batch_of
 from treering_server.core.storage import Incarnation, Storage, StreamSpan
 from treering_server.core.turns import Turns
 
@@ -381,9 +382,14 @@ class Reader:
         return StreamPages(self._storage, stream, first, span.last, until=until, backwards=False)
 
     async def history_page(self, walk: Pages) -> Page:
-        """The next page of a subscription's history, in turn with those of others."""
+        """The next page of a subscription's history, as it is sent, in turn with those of
+        others."""
         async with self._history:
-            return await self._threads.read(self._next, walk, pages.PAGE_EVENTS)
+            return await self._threads.read(self._next_batch, walk)
+
+    def _next_batch(self, walk: Pages) -> Page:
+        page = self._next(walk, pages.PAGE_EVENTS)
+        return replace(page, payload=batch_of(page.payload))
 
     def _next(self, walk: Pages, most: int) -> Page:
         return walk.next(most, self.outgoing.page_bytes)

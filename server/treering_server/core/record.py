@@ -118,3 +118,8 @@ def join(records: Sequence[bytes]) -> bytes:
     parts[::2] = map(_HEADERS.__getitem__, map(len, records))
     parts[1::2] = records
     return b"".join(parts)
+
+
+def batch_of(joined: bytes) -> bytes:
+    """Joined records as what a subscriber is sent: an `EventBatch`, which is its field 1."""
+    return join((joined,)) if joined else b""

@@ -29,7 +29,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Matching events, joined as they are sent."""
+    """Matching events, as `core.record.batch_of` makes them."""
 
     payload: bytes
     last_position: int

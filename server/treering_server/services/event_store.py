@@ -136,7 +136,8 @@ class EventStoreService:
 def _subscribe_response(signal: Signal) -> bytes:
     match signal:
         case Events(payload, _):
-            return responses.event_batch(payload)
+            # Not copied once more: of thousands who read slowly each has one on its way.
+            return payload
         case Heartbeat(position, event_id):
             return responses.heartbeat(position, event_id)
         case CaughtUp(position, event_id):

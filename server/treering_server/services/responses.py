@@ -98,11 +98,6 @@ def read_response(events: bytes, head_position: int, stream_version: int, log_id
     return events + rest.SerializeToString()
 
 
-def event_batch(events: bytes) -> bytes:
-    """A `SubscribeResponse` of joined records."""
-    return join((events,))  # An EventBatch is nothing but its events, and itself a field 1.
-
-
 def started(log_id: UUID, after_position: int, head_position: int) -> bytes:
     """The first `SubscribeResponse`."""
     content = pb.SubscriptionStarted(
