@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 Options = Sequence[tuple[str, object]]
 
+SERVICE = "/treering.v1.EventStoreService"
 DEFAULT_ADDRESS = "127.0.0.1:7464"
 DEFAULT_TIMEOUT_SECONDS = 10.0
 # A connection may be slow, or only just be made. One that has answered nothing for so long is

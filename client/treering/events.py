@@ -164,27 +164,16 @@ class RecordedEvent:
                   version=1)
     ```
 
-    Ids and times are converted when they are asked for, not when the event arrives: keep
-    `event.id` in a variable where it is used again and again.
+    Everything is converted when it is asked for, not when the event arrives: keep `event.id`,
+    or a large `event.data`, in a variable where it is used again and again.
     """
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_record",)
 
-    # One tuple instead of a slot for each: written once per event, in the hottest loop of a
-    # client that reads a whole log.
-    _fields: tuple[
-        str,  # id
-        str,  # type
-        bytes,  # data
-        str,  # content_type
-        tuple[str, ...],  # tags
-        dict[str, str],  # metadata
-        int | None,  # time, in nanoseconds
-        int,  # position
-        str,  # stream
-        int,  # version
-        int,  # recorded_at, in nanoseconds
-    ]
+    # As it came, until it is first looked at: most of what a long read costs is to decode its
+    # events, of which a caller may pass over many. Never a part of a whole response's message,
+    # which would stay in memory for as long as one of its events.
+    _record: bytes | event_pb2.RecordedEvent
 
     def __init__(
         self,
@@ -205,91 +194,98 @@ class RecordedEvent:
             id = uuid7()
         elif not isinstance(id, UUID):
             id = UUID(id)
-        _set_fields(
-            self,
-            (
-                str(id),
-                type,
-                data,
-                content_type,
-                tuple(tags),
-                dict(metadata),
-                None if time is None else to_nanoseconds(time, "an event's time"),
-                position,
-                stream,
-                version,
-                to_nanoseconds(recorded_at, "recorded_at"),
-            ),
+        record = event_pb2.RecordedEvent(
+            id=str(id),
+            type=type,
+            data=data,
+            content_type=content_type,
+            tags=tags,
+            metadata=metadata,
+            position=position,
+            stream=stream,
+            version=version,
         )
+        if time is not None:
+            record.time.FromNanoseconds(to_nanoseconds(time, "an event's time"))
+        record.recorded_at.FromNanoseconds(to_nanoseconds(recorded_at, "recorded_at"))
+        _set_record(self, record)
+
+    def _decoded(self) -> event_pb2.RecordedEvent:
+        record = self._record
+        if isinstance(record, bytes):
+            record = event_pb2.RecordedEvent.FromString(record)
+            _set_record(self, record)
+        return record
 
     @property
     def id(self) -> UUID:
         """Unique in the log."""
-        return UUID(self._fields[0])
+        return UUID(self._decoded().id)
 
     @property
     def type(self) -> str:
         """What happened."""
-        return self._fields[1]
+        return self._decoded().type
 
     @property
     def data(self) -> bytes:
         """The content as it was appended. See `json()` and `message()`."""
-        return self._fields[2]
+        return self._decoded().data
 
     @property
     def content_type(self) -> str:
         """Media type of the data. Never empty."""
-        return self._fields[3]
+        return self._decoded().content_type
 
     @property
     def tags(self) -> tuple[str, ...]:
         """What queries match."""
-        return self._fields[4]
+        return tuple(self._decoded().tags)
 
     @property
     def metadata(self) -> Mapping[str, str]:
         """About the event. Read-only."""
-        return MappingProxyType(self._fields[5])
+        return MappingProxyType(dict(self._decoded().metadata))
 
     @property
     def time(self) -> datetime | None:
         """When it happened by its author's clock, in UTC, cut to microseconds. None: not
         known."""
-        time_ns = self._fields[6]
+        time_ns = self.time_ns
         return None if time_ns is None else from_nanoseconds(time_ns)
 
     @property
     def time_ns(self) -> int | None:
         """`time` in nanoseconds since 1970, exactly as it was appended: authors in other
         languages may give a finer time than a datetime holds."""
-        return self._fields[6]
+        record = self._decoded()
+        return record.time.ToNanoseconds() if record.HasField("time") else None
 
     @property
     def position(self) -> int:
         """Place in the log, from 1. Positions rise, with gaps where events were removed."""
-        return self._fields[7]
+        return self._decoded().position
 
     @property
     def stream(self) -> str:
         """The stream it belongs to. Empty: none."""
-        return self._fields[8]
+        return self._decoded().stream
 
     @property
     def version(self) -> int:
         """Place in its stream, from 1. 0: no stream."""
-        return self._fields[9]
+        return self._decoded().version
 
     @property
     def recorded_at(self) -> datetime:
         """When it was recorded, by the server's clock, in UTC. Never falls as position rises."""
-        return from_nanoseconds(self._fields[10])
+        return from_nanoseconds(self._decoded().recorded_at.ToNanoseconds())
 
     @property
     def category(self) -> str:
         """The part of the stream's name before the first `-`; the whole name if there is
         none. Empty: no stream."""
-        return self._fields[8].partition("-")[0]
+        return self.stream.partition("-")[0]
 
     def json(self) -> object:
         """The data, parsed as JSON, whatever the content type says. None if there is no data.
@@ -297,7 +293,7 @@ class RecordedEvent:
         Raises:
             ValueError: It is no JSON.
         """
-        data = self._fields[2]
+        data = self.data
         return json.loads(data) if data else None
 
     def message(self, message_type: Callable[[], MessageT]) -> MessageT:
@@ -307,12 +303,12 @@ class RecordedEvent:
             ValueError: The bytes are no such message, or the content type names another one.
         """
         message = message_type()
-        essence, _, named = self._fields[3].partition("; type=")
+        essence, _, named = self.content_type.partition("; type=")
         full_name = message.DESCRIPTOR.full_name
         if essence == PROTOBUF and named not in ("", full_name):
             raise ValueError(f"the event holds a {named}, not a {full_name}")
         try:
-            message.ParseFromString(self._fields[2])
+            message.ParseFromString(self.data)
         except DecodeError as error:
             raise ValueError(f"the event's data is no {full_name}: {error}") from error
         return message
@@ -320,21 +316,24 @@ class RecordedEvent:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RecordedEvent):
             return NotImplemented
-        return self._fields == other._fields
+        return self._decoded() == other._decoded()
 
     def __hash__(self) -> int:
-        return hash(UUID(self._fields[0]))
+        return hash(self.id)
 
     def __repr__(self) -> str:
-        id, type, data, _, tags, _, _, position, stream, version, _ = self._fields
-        place = f"position={position}"
-        if stream:
-            place += f", stream={stream!r}, version={version}"
-        tagged = f", tags={tags!r}" if tags else ""
-        return f"RecordedEvent({place}, type={type!r}, id={id}, {len(data)} bytes{tagged})"
+        record = self._decoded()
+        place = f"position={record.position}"
+        if record.stream:
+            place += f", stream={record.stream!r}, version={record.version}"
+        tagged = f", tags={self.tags!r}" if record.tags else ""
+        return (
+            f"RecordedEvent({place}, type={record.type!r}, id={record.id}, "
+            f"{len(record.data)} bytes{tagged})"
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _recorded, (self._fields,)
+        return _recorded, (self._decoded().SerializeToString(),)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise FrozenInstanceError(f"cannot assign to field {name!r}")
@@ -344,47 +343,22 @@ class RecordedEvent:
 
 
 # The slot's own setter, which passes by the __setattr__ that freezes the class.
-_set_fields = RecordedEvent.__dict__["_fields"].__set__
+_set_record = RecordedEvent.__dict__["_record"].__set__
 
 
-def _recorded(fields: tuple[object, ...]) -> RecordedEvent:
+def _recorded(record: bytes) -> RecordedEvent:
     """Undoes `RecordedEvent.__reduce__`."""
-    event = object.__new__(RecordedEvent)
-    _set_fields(event, fields)
+    (event,) = recorded_events([record])
     return event
 
 
-def recorded_events(messages: Iterable[event_pb2.RecordedEvent]) -> list[RecordedEvent]:
-    """The messages of one response as what callers get.
-
-    Everything is taken out of them: a message of protobuf's would keep the whole response of
-    1 MiB in memory for as long as one of its events is kept.
-    """
-    new, set_fields = object.__new__, _set_fields
+def recorded_events(records: Iterable[bytes]) -> list[RecordedEvent]:
+    """The records of one response, encoded, as what callers get."""
+    new, set_record = object.__new__, _set_record
     events = []
-    for message in messages:
-        recorded_at = message.recorded_at
-        time_ns = None
-        if message.HasField("time"):
-            time = message.time
-            time_ns = time.seconds * 1_000_000_000 + time.nanos
+    for record in records:
         event = new(RecordedEvent)
-        set_fields(
-            event,
-            (
-                message.id,
-                message.type,
-                message.data,
-                message.content_type,
-                tuple(message.tags),
-                dict(message.metadata),
-                time_ns,
-                message.position,
-                message.stream,
-                message.version,
-                recorded_at.seconds * 1_000_000_000 + recorded_at.nanos,
-            ),
-        )
+        set_record(event, record)
         events.append(event)
     return events
 

@@ -5,7 +5,12 @@ before the next one is asked for, so that when a call breaks, what has arrived i
 handed out.
 """
 
+from collections.abc import Sequence
+
 from treering.checkpoints import Checkpoint
+from treering.events import RecordedEvent
+from treering.reads import ReadState
+from treering.responses import ReadResponse
 from treering.v1 import event_store_service_pb2 as pb
 
 
@@ -19,13 +24,13 @@ class ReadProgress:
 
     def __init__(self, request: pb.ReadRequest) -> None:
         self._request = request
-        self._state: pb.ReadResponse | None = None
+        self._state: ReadState | None = None
         self._last_position: int | None = None
         self._count = 0
 
     @property
-    def state(self) -> pb.ReadResponse | None:
-        """The state that is read: the first response without its events."""
+    def state(self) -> ReadState | None:
+        """The state that is read, as the first response tells it."""
         return self._state
 
     @property
@@ -39,17 +44,15 @@ class ReadProgress:
             return self._last_position == 1
         return self._last_position == self._state.head_position
 
-    def received(self, response: pb.ReadResponse) -> None:
-        """Notes what a response brought."""
+    def received(self, response: ReadResponse, events: Sequence[RecordedEvent]) -> None:
+        """Notes what a response brought: the state, and its events."""
         if self._state is None:
-            self._state = pb.ReadResponse(
-                head_position=response.head_position,
-                stream_version=response.stream_version,
-                log_id=response.log_id,
+            self._state = ReadState(
+                response.head_position, response.stream_version, response.log_id
             )
-        if response.events:
-            self._last_position = response.events[-1].position
-            self._count += len(response.events)
+        if events:
+            self._last_position = events[-1].position
+            self._count += len(events)
 
     def next_request(self) -> pb.ReadRequest:
         """The request that goes on: the original one if nothing has arrived yet."""

@@ -43,7 +43,7 @@ def recorded(event: Event, stream: str, position: int = 7) -> RecordedEvent:
     record.recorded_at.FromMicroseconds(1_700_000_000_123_456)
     if stream:
         record.stream, record.version = stream, 3
-    [event_again] = recorded_events([record])
+    [event_again] = recorded_events([record.SerializeToString()])
     return event_again
 
 

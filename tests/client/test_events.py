@@ -166,8 +166,13 @@ def message(**changes):
     return event_pb2.RecordedEvent(**(whole | changes))
 
 
+def received(message):
+    (event,) = recorded_events([message.SerializeToString()])
+    return event
+
+
 def test_a_recorded_event_has_all_of_the_message():
-    (event,) = recorded_events([message()])
+    event = received(message())
     assert event.id == UUID(ID)
     assert event.type == "Placed"
     assert event.data == b'{"total":42}'
@@ -183,21 +188,21 @@ def test_a_recorded_event_has_all_of_the_message():
 
 
 def test_a_time_finer_than_a_datetime_is_kept():
-    (event,) = recorded_events([message()])
+    event = received(message())
     assert event.time == datetime(1970, 1, 1, 0, 0, 1, 123456, tzinfo=UTC)
     assert event.time_ns == 1_123_456_789
 
 
 @pytest.mark.parametrize("seconds", [-62_135_596_800, -1, 253_402_300_799])
 def test_every_timestamp_is_a_datetime(seconds):
-    (event,) = recorded_events([message(time=Timestamp(seconds=seconds, nanos=999_999_999))])
+    event = received(message(time=Timestamp(seconds=seconds, nanos=999_999_999)))
     assert event.time is not None
     assert event.time.microsecond == 999_999
     assert event.time_ns == seconds * 10**9 + 999_999_999
 
 
 def test_what_is_not_known_is_none():
-    (event,) = recorded_events([message(time=None, stream="", version=0, tags=[], metadata={})])
+    event = received(message(time=None, stream="", version=0, tags=[], metadata={}))
     assert (event.time, event.time_ns) == (None, None)
     assert (event.stream, event.category, event.version) == ("", "", 0)
     assert (event.tags, event.metadata) == ((), {})
@@ -223,9 +228,9 @@ def test_a_recorded_event_can_be_made_in_a_test():
         time=datetime(1970, 1, 1, 0, 0, 1, 123456, tzinfo=UTC),
         recorded_at=datetime(1970, 1, 1, 0, 0, 2, 5, tzinfo=UTC),
     )
-    (received,) = recorded_events([message(time=Timestamp(seconds=1, nanos=123456000))])
-    assert event == received
-    assert {event: 1}[received] == 1
+    same = received(message(time=Timestamp(seconds=1, nanos=123456000)))
+    assert event == same
+    assert {event: 1}[same] == 1
     assert event != RecordedEvent(type="Placed", position=7)
     assert RecordedEvent(type="Placed", position=7).id.version == 7
 
@@ -243,7 +248,7 @@ def test_a_recorded_event_is_frozen():
 
 
 def test_a_recorded_event_survives_pickling_and_shows_itself():
-    (event,) = recorded_events([message()])
+    event = received(message())
     assert pickle.loads(pickle.dumps(event)) == copy.deepcopy(event) == event
     assert "position=7, stream='order-1042', version=3, type='Placed'" in repr(event)
 

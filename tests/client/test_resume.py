@@ -1,5 +1,6 @@
 import pytest
 
+import treering
 from scripted import LOG_ID, OTHER_LOG_ID, event_id, page
 from treering.checkpoints import Checkpoint
 from treering.resume import ReadProgress, SubscriptionProgress
@@ -13,6 +14,13 @@ def read(**fields):
     return pb.ReadRequest(query=Query(all=True), **fields)
 
 
+def receive(progress, response):
+    progress.received(
+        response,
+        [treering.RecordedEvent(type="T", position=each.position) for each in response.events],
+    )
+
+
 def test_a_read_that_has_not_begun_begins_anew():
     request = read(after_position=3, min_position=5, limit=7)
     assert ReadProgress(request).next_request() == request
@@ -20,8 +28,8 @@ def test_a_read_that_has_not_begun_begins_anew():
 
 def test_a_read_goes_on_in_the_same_state():
     progress = ReadProgress(read(limit=5, min_position=4))
-    progress.received(page(2, 4, head=9))
-    progress.received(page(6, head=9))
+    receive(progress, page(2, 4, head=9))
+    receive(progress, page(6, head=9))
     assert progress.next_request() == read(
         after_position=6, until_position=9, limit=2, expected_log_id=LOG_ID
     )
@@ -33,7 +41,7 @@ def test_a_read_goes_on_in_the_same_state():
 )
 def test_any_start_and_end_become_positions(start):
     progress = ReadProgress(pb.ReadRequest(stream="s", **start))
-    progress.received(page(2, 4, head=9))
+    receive(progress, page(2, 4, head=9))
     assert progress.next_request() == pb.ReadRequest(
         stream="s", after_position=4, until_position=9, expected_log_id=LOG_ID
     )
@@ -41,7 +49,7 @@ def test_any_start_and_end_become_positions(start):
 
 def test_a_read_backwards_goes_on_below():
     progress = ReadProgress(read(direction=BACKWARDS))
-    progress.received(page(9, 7, head=9))
+    receive(progress, page(9, 7, head=9))
     assert progress.next_request() == read(
         direction=BACKWARDS, after_position=7, until_position=9, expected_log_id=LOG_ID
     )
@@ -49,7 +57,7 @@ def test_a_read_backwards_goes_on_below():
 
 def test_a_read_that_has_only_its_state_keeps_its_start():
     progress = ReadProgress(read(after_position=3))
-    progress.received(page(head=9))
+    receive(progress, page(head=9))
     assert progress.next_request() == read(
         after_position=3, until_position=9, expected_log_id=LOG_ID
     )
@@ -58,7 +66,7 @@ def test_a_read_that_has_only_its_state_keeps_its_start():
 def test_the_original_request_is_left_alone():
     request = read(limit=5)
     progress = ReadProgress(request)
-    progress.received(page(1))
+    receive(progress, page(1))
     progress.next_request()
     assert request == read(limit=5)
 
@@ -79,7 +87,7 @@ def test_the_original_request_is_left_alone():
 def test_a_read_knows_when_nothing_more_can_come(request_fields, positions, finished):
     progress = ReadProgress(read(**request_fields))
     assert not progress.finished
-    progress.received(page(*positions, head=9))
+    receive(progress, page(*positions, head=9))
     assert progress.finished is finished
 
 

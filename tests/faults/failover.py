@@ -125,6 +125,11 @@ def log_in(url: str) -> list[RecordedEvent]:
     return [RecordedEvent.FromString(record) for (record,) in rows]
 
 
+def as_the_client_gives(log: Sequence[RecordedEvent]) -> list[treering.RecordedEvent]:
+    """The events of a log as a client's."""
+    return recorded_events(record.SerializeToString() for record in log)
+
+
 def incarnations_in(url: str) -> list[tuple[int, str, int]]:
     """Ordinal, log id and first position of each."""
     return query(
@@ -566,7 +571,7 @@ class LibraryFollower(Follower):
         self.done, self.event_id = checkpoint.position, checkpoint.event_id
 
     def check(self, logs: Mapping[str, Sequence[Any]], forks: Mapping[str, int]) -> None:
-        super().check({log_id: recorded_events(log) for log_id, log in logs.items()}, forks)
+        super().check({log_id: as_the_client_gives(log) for log_id, log in logs.items()}, forks)
 
 
 class BlockingFollower(LibraryFollower):

@@ -39,6 +39,7 @@ from failover import (
     LibraryFollower,
     Pair,
     StubFollower,
+    as_the_client_gives,
     incarnations_in,
     last_position,
     log_in,
@@ -49,7 +50,6 @@ from runs import count
 from servers import InProcessServer, environment
 from traffic import SECONDS, connect, stub
 from traffic import reason_of as reason_of_error
-from treering.events import recorded_events
 from treering.v1.event_store_service_pb2 import (
     AppendRequest,
     ReadRequest,
@@ -494,7 +494,7 @@ async def test_what_becomes_of_open_calls(pair):
             with pytest.raises(treering.LogDiverged) as raised:
                 read_by_client.extend([event async for event in reading])
             assert raised.value.last_common_position == fork
-            assert read_by_client == recorded_events(log[: len(read_by_client)])
+            assert read_by_client == as_the_client_gives(log[: len(read_by_client)])
 
 
 async def rest(call, responses):

@@ -13,7 +13,8 @@ import grpc
 import grpc.aio
 
 from treering import errors
-from treering.channels import Options, channel_options
+from treering.channels import SERVICE, Options, channel_options
+from treering.responses import ReadResponse, SubscribeResponse, decode_read, decode_subscribe
 from treering.v1 import event_store_service_pb2 as pb
 from treering.v1.event_store_service_pb2_grpc import EventStoreServiceStub
 from treering.v1.stream_service_pb2_grpc import StreamServiceStub
@@ -63,10 +64,25 @@ class Channel:
             self._channel = grpc.aio.secure_channel(address, credentials, channel_options(options))
         self.event_store = EventStoreServiceStub(self._channel)
         self.streams = StreamServiceStub(self._channel)
+        # These two leave the events of their responses undecoded.
+        self.read: grpc.aio.UnaryStreamMultiCallable[pb.ReadRequest, ReadResponse] = (
+            self._channel.unary_stream(
+                f"{SERVICE}/Read",
+                request_serializer=pb.ReadRequest.SerializeToString,
+                response_deserializer=decode_read,
+            )
+        )
+        self.subscribe: grpc.aio.UnaryStreamMultiCallable[
+            pb.SubscribeRequest, SubscribeResponse
+        ] = self._channel.unary_stream(
+            f"{SERVICE}/Subscribe",
+            request_serializer=pb.SubscribeRequest.SerializeToString,
+            response_deserializer=decode_subscribe,
+        )
         # Requests are joined from appends that were encoded one by one.
         self.append_many: grpc.aio.StreamStreamMultiCallable[bytes, pb.AppendManyResponse] = (
             self._channel.stream_stream(
-                "/treering.v1.EventStoreService/AppendMany",
+                f"{SERVICE}/AppendMany",
                 response_deserializer=pb.AppendManyResponse.FromString,
             )
         )

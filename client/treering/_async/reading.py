@@ -12,6 +12,7 @@ from treering._async import io
 from treering._async.connection import Connection
 from treering.events import RecordedEvent, recorded_events
 from treering.reads import ReadState
+from treering.responses import ReadResponse
 from treering.resume import ReadProgress
 from treering.retry import Backoff
 from treering.v1 import event_store_service_pb2 as pb
@@ -41,7 +42,7 @@ class AsyncReading:
         self._connection = connection
         self._timeout = timeout
         self._progress = ReadProgress(request)
-        self._responses: io.Responses[pb.ReadResponse] | None = None
+        self._responses: io.Responses[ReadResponse] | None = None
         # Of the last response; those before the index were handed out.
         self._events: list[RecordedEvent] = []
         self._index = 0
@@ -89,8 +90,7 @@ class AsyncReading:
         """
         if self._progress.state is None and self._ahead is None:
             self._ahead = await self._next_batch()
-        state = self._known_state()
-        return ReadState(state.head_position, state.stream_version, state.log_id)
+        return self._known_state()
 
     async def to_list(self) -> list[RecordedEvent]:
         """All events that have not been handed out yet.
@@ -162,7 +162,7 @@ class AsyncReading:
             self._responses.close()
             self._responses = None
 
-    def _known_state(self) -> pb.ReadResponse:
+    def _known_state(self) -> ReadState:
         state = self._progress.state
         if state is None:
             raise RuntimeError("nothing has been read yet: take a step, or call state()")
@@ -213,12 +213,13 @@ class AsyncReading:
             if response is None:
                 self._complete = True
             else:
-                self._progress.received(response)
-                if response.events:
-                    return recorded_events(response.events)
+                events = recorded_events(response.events)
+                self._progress.received(response, events)
+                if events:
+                    return events
 
-    async def _next_response(self, patience: float | None) -> pb.ReadResponse | None:
+    async def _next_response(self, patience: float | None) -> ReadResponse | None:
         if self._responses is None:
             channel = self._connection.channel()
-            self._responses = io.Responses(channel.event_store.Read, self._progress.next_request())
+            self._responses = io.Responses(channel.read, self._progress.next_request())
         return await self._responses.next(patience)

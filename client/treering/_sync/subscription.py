@@ -25,6 +25,7 @@ from treering.checkpoints import (
     Started,
 )
 from treering.events import RecordedEvent, recorded_events
+from treering.responses import SubscribeResponse
 from treering.resume import SubscriptionProgress
 from treering.retry import Attempts, Backoff
 from treering.times import to_timedelta
@@ -74,7 +75,7 @@ class Subscription:
         self._max_silence = SILENT_HEARTBEATS * heartbeat if max_silence is None else max_silence
         self._progress = SubscriptionProgress(request)
         self._channel: io.Channel | None = None
-        self._responses: io.Responses[pb.SubscribeResponse] | None = None
+        self._responses: io.Responses[SubscribeResponse] | None = None
         self._is_connected = False
         # Of the last response; those before the index were handed out.
         self._events: list[RecordedEvent] = []
@@ -174,7 +175,7 @@ class Subscription:
             self._progress.reached(event.position, str(event.id))
             self._events, self._index = [], 0
 
-    def _take(self, response: pb.SubscribeResponse) -> Sign | None:
+    def _take(self, response: SubscribeResponse) -> Sign | None:
         """Takes in a response. If it is a sign, and one that this version knows, answers it."""
         match response.WhichOneof("content"):
             case "events":
@@ -208,7 +209,7 @@ class Subscription:
             case _:
                 return None
 
-    def _next_response(self) -> pb.SubscribeResponse | None:
+    def _next_response(self) -> SubscribeResponse | None:
         """The next response, over a new connection if the one at hand breaks. None: closed."""
         if self._attempts is None:
             self._attempts = self._connection.attempts(self._timeout)
@@ -236,14 +237,12 @@ class Subscription:
             self._responses.close()
             self._responses = None
 
-    def _receive(self, attempts: Attempts) -> pb.SubscribeResponse:
+    def _receive(self, attempts: Attempts) -> SubscribeResponse:
         """The next response of the connection at hand, which is made if there is none."""
         if self._responses is None:
             self._is_connected = False
             self._channel = self._connection.channel()
-            self._responses = io.Responses(
-                self._channel.event_store.Subscribe, self._progress.next_request()
-            )
+            self._responses = io.Responses(self._channel.subscribe, self._progress.next_request())
         patience = self._max_silence
         if not self._is_connected:
             patience = max(patience, DEAD_AFTER_SECONDS)
