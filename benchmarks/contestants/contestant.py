@@ -109,7 +109,9 @@ class Contestant(ABC):
         raise NotImplementedError
 
     async def read_log(self) -> int:
-        """Reads all, event by event as the client hands them out, and counts."""
+        """Reads all, event by event as the client hands them out, looks at each one's position,
+        type and data, and counts. So do the other reads: some clients decode what is looked
+        at."""
         raise NotImplementedError
 
     async def read_wire(self) -> int:

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from concurrency import Concurrency, Tasks
 from contestants.contestant import Contestant, Kind, NewEvent, Place, Received, Stored
+
+if TYPE_CHECKING:
+    from treering import RecordedEvent
 
 READ = "/treering.v1.EventStoreService/Read"
 JSON = "application/json"
@@ -90,8 +93,8 @@ class Treering(Contestant):
     async def read_log(self) -> int:
         """Event by event."""
         count = 0
-        async for _ in self._client.read():
-            count += 1
+        async for event in self._client.read():
+            count += _looked_at(event)
         return count
 
     async def read_wire(self) -> int:
@@ -110,25 +113,28 @@ class Treering(Contestant):
 
     async def load(self, stream: str) -> int:
         """One read."""
-        return len(await self._client.read(stream).to_list())
+        return sum(map(_looked_at, await self._client.read(stream).to_list()))
 
     async def load_many(self, streams: Sequence[str]) -> int:
         """One read that names them."""
         from treering import Query
 
-        return len(await self._client.read(query=Query(streams=streams)).to_list())
+        events = await self._client.read(query=Query(streams=streams)).to_list()
+        return sum(map(_looked_at, events))
 
     async def read_type(self, type: str) -> int:
         """A query."""
         from treering import Query
 
-        return len(await self._client.read(query=Query(types=type)).to_list())
+        events = await self._client.read(query=Query(types=type)).to_list()
+        return sum(map(_looked_at, events))
 
     async def read_category(self, category: str) -> int:
         """A query."""
         from treering import Query
 
-        return len(await self._client.read(query=Query(categories=category)).to_list())
+        events = await self._client.read(query=Query(categories=category)).to_list()
+        return sum(map(_looked_at, events))
 
     async def follow(self, received: Received) -> None:
         """A subscription from the end of the log."""
@@ -141,6 +147,10 @@ class Treering(Contestant):
         """One read."""
         events = await self._client.read(after_position=after).to_list()
         return [Stored(event.position, event.version or None, event.data) for event in events]
+
+
+def _looked_at(event: "RecordedEvent") -> bool:
+    return bool(event.position and event.type and event.data)
 
 
 class TreeringSqlite(Treering):

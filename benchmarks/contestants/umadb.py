@@ -60,7 +60,7 @@ class UmaDB(Contestant):
 
     async def read_log(self) -> int:
         """Event by event."""
-        return sum(1 for _ in self._client.read())
+        return sum(map(_looked_at, self._client.read()))
 
     async def read_wire(self) -> int:
         """Messages as bytes, in a connection of its own; an empty request asks for all."""
@@ -72,17 +72,17 @@ class UmaDB(Contestant):
     async def load(self, stream: str) -> int:
         """Events with the stream's tag."""
         query = self._umadb.Query([self._umadb.QueryItem(tags=[stream])])
-        return len(list(self._client.read(query)))
+        return sum(map(_looked_at, self._client.read(query)))
 
     async def load_many(self, streams: Sequence[str]) -> int:
         """Events with any of the tags."""
         items = [self._umadb.QueryItem(tags=[stream]) for stream in streams]
-        return len(list(self._client.read(self._umadb.Query(items))))
+        return sum(map(_looked_at, self._client.read(self._umadb.Query(items))))
 
     async def read_type(self, type: str) -> int:
         """A query."""
         query = self._umadb.Query([self._umadb.QueryItem(types=[type])])
-        return len(list(self._client.read(query)))
+        return sum(map(_looked_at, self._client.read(query)))
 
     async def follow(self, received: Received) -> None:
         """A subscription after the last event."""
@@ -101,3 +101,8 @@ class UmaDB(Contestant):
         return self._umadb.Event(
             event.type, event.data, tags=event.tags or [event.stream], uuid=uuid.uuid4()
         )
+
+
+def _looked_at(sequenced: Any) -> bool:
+    event = sequenced.event
+    return bool(sequenced.position and event.event_type and event.data)
