@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
@@ -41,8 +42,26 @@ from treering_server.core.tail import Tail  # noqa: E402
 from treering_server.services import requests, responses  # noqa: E402
 from treering_server.storage.database import open_database  # noqa: E402
 
+
+class Shape(NamedTuple):
+    """So many appends at a time, of so many events each."""
+
+    appends: int
+    events: int
+
+    @property
+    def total(self) -> int:
+        """Events at a time."""
+        return self.appends * self.events
+
+    def __str__(self) -> str:
+        each = f"{self.events:,}"
+        return each if self.appends == 1 else f"{self.appends} of {each}"
+
+
+SHAPES = (Shape(1, 1), Shape(64, 1), Shape(1, 100), Shape(1, 1_000))
 SIZES = (1, 100, 1_000)
-"""Events of an append, and of a read."""
+"""Events of a read, of which there are as many in a stream."""
 EVENTS = 20_000
 """Appended and read at each size."""
 MOST_REPEATS = 2_000
@@ -74,47 +93,49 @@ class Stages:
         }
 
 
-def append(storage: Storage, size: int, repeats: int) -> dict[str, float]:
-    """Appends of so many events to one stream, with its version as expectation."""
-    stages, limits = Stages(size), Settings(database_url="sqlite:///unused").limits
+def append(storage: Storage, shape: Shape, repeats: int) -> dict[str, float]:
+    """Appends to a stream each, with its version as expectation; those at a time come in one
+    message, and are recorded in one batch."""
+    stages, limits = Stages(shape.total), Settings(database_url="sqlite:///unused").limits
     encoder, incarnations = EnvelopeEncoder(), storage.incarnations()
     results = responses.AppendResults()
-    stream, version = f"budget-{size}", 0
-    for number in range(repeats):
+    streams = [f"budget-{shape.appends}x{shape.events}-{number}" for number in range(shape.appends)]
+    for turn in range(repeats):
         tail = Tail(storage.head().position)
         with stages.of("client: make the events"):
-            events = _events(size)
+            events = [_events(shape.events) for _ in streams]
         with stages.of("client: fill in and encode the request"):
-            message = _encoded(stream, events, version, number)
+            message = _encoded(streams, events, turn * shape.events)
         with stages.of("server: decode and check it"):
-            (item,) = requests.read_append_many(message, limits)
-        wanted = item.append
-        assert isinstance(wanted, Append)
+            items = requests.read_append_many(message, limits)
+        wanted = [item.append for item in items if isinstance(item.append, Append)]
+        assert len(wanted) == shape.appends
         writing = storage.write(LOCK_SECONDS)
         with stages.of("writer: begin, with the append lock"):
             transaction = writing.__enter__()
-        with stages.of("writer: head, stream, ids"):
-            ids = {event.id for _, event in wanted.placed_events()}
-            locked = transaction.state({stream}, ids)
+        with stages.of("writer: head, streams, ids"):
+            ids = {event.id for each in wanted for _, event in each.placed_events()}
+            locked = transaction.state(set(streams), ids)
         with stages.of("writer: decide, encode the envelopes"):
             state = BatchState(locked, incarnations, tail)
-            appended = decide(state, wanted, (), time.time_ns() // 1_000, encoder)
+            now = time.time_ns() // 1_000
+            appended = [decide(state, each, (), now, encoder) for each in wanted]
         with stages.of("writer: insert"):
             transaction.insert(state.records)
         with stages.of("writer: commit, on the disk"):
             transaction.commit()
         writing.__exit__(None, None, None)
         with stages.of("server: encode the answer"):
-            answer = responses.append_many([results.encode(number, appended)])
+            encoded = [results.encode(number, each) for number, each in enumerate(appended)]
+            answer = responses.append_many(encoded)
         with stages.of("client: decode the answer"):
             AppendManyResponse.FromString(answer)
-        version += size
     return stages.medians()
 
 
 def read(storage: Storage, size: int, repeats: int) -> dict[str, float]:
     """Reads of the first events of a stream."""
-    stages, stream = Stages(size), f"budget-{size}"
+    stages, stream = Stages(size), f"budget-1x{size}-0"
     for _ in range(repeats):
         with stages.of("server: head, versions, records"):
             head, span, rows = storage.load(
@@ -136,19 +157,20 @@ def _events(count: int) -> list[Event]:
     return [Event("PaymentPlaced", DATA, content_type="application/json") for _ in range(count)]
 
 
-def _encoded(stream: str, events: Sequence[Event], version: int, number: int) -> bytes:
-    request = AppendRequest()
-    write_append(
-        request,
-        stream,
-        events,
-        expected_version=version,
-        expected_exists=None,
-        conditions=(),
-        expected_log_id=None,
-    )
+def _encoded(streams: Sequence[str], events: Sequence[Sequence[Event]], version: int) -> bytes:
     message = AppendManyRequest()
-    message.items.add(request_id=number, append=request)
+    for number, (stream, some) in enumerate(zip(streams, events, strict=True)):
+        request = AppendRequest()
+        write_append(
+            request,
+            stream,
+            some,
+            expected_version=version,
+            expected_exists=None,
+            conditions=(),
+            expected_log_id=None,
+        )
+        message.items.add(request_id=number, append=request)
     return message.SerializeToString()
 
 
@@ -172,12 +194,16 @@ def main(events: int) -> None:
     with _databases() as urls:
         for name, url in urls.items():
             storage = open_database(url, readers=2, migrate=True).storage
+            for shape in SHAPES:
+                repeats = max(1, min(events // shape.total, MOST_REPEATS))
+                appends[f"{name}, {shape}"] = append(storage, shape, repeats)
             for size in SIZES:
                 repeats = max(1, min(events // size, MOST_REPEATS))
-                appends[f"{name}, {size:,}"] = append(storage, size, repeats)
                 reads[f"{name}, {size:,}"] = read(storage, size, repeats)
             storage.close()
-    print("Microseconds for each event, medians. Columns: events at a time.\n")
+    print(
+        "Microseconds for each event, medians. Columns: events at a time, of one append or more.\n"
+    )
     print(_table("append", appends) + "\n\n" + _table("read", reads))
 
 
