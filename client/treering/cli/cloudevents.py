@@ -33,8 +33,6 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from treering.cli import jsontext
 from treering.cli.jsontext import NotJson, Number
 from treering.events import RecordedEvent
@@ -160,15 +158,18 @@ def _event(attributes: dict[str, Any], data_json: str | None) -> tuple[str, Even
     if own_metadata is not None:
         _add_own(metadata, own_metadata)
 
-    event = Event(
-        id=recorded_id,
-        type=type_,
-        data=data,
-        content_type=content_type,
-        tags=tags,
-        metadata=metadata,
-        time=None if time is None else _timestamp(time),
-    )
+    # What is not a plain value is set by itself: a third of what the constructor takes for it.
+    event = Event(id=recorded_id, type=type_, data=data, content_type=content_type)
+    if tags:
+        event.tags.extend(tags)
+    of_event = event.metadata
+    for key, text in metadata.items():
+        of_event[key] = text
+    if time is not None:
+        seconds, nanos = parse_time(time)
+        stamp = event.time
+        stamp.seconds = seconds
+        stamp.nanos = nanos
     if stream is None:
         return "", event
     stream.encode()  # the event's own texts are looked at by protobuf
@@ -264,11 +265,6 @@ def _inner_json(name: str, value: object) -> object:
         if isinstance(error, NotAnEvent):
             raise
         raise NotAnEvent(f"{name}: expected a string that holds JSON") from None
-
-
-def _timestamp(text: str) -> Timestamp:
-    seconds, nanos = parse_time(text)
-    return Timestamp(seconds=seconds, nanos=nanos)
 
 
 def parse_time(text: str) -> tuple[int, int]:
