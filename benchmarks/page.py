@@ -8,7 +8,7 @@ Figures are medians over the rounds of all the runs; how far the runs lie apart 
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +38,13 @@ CONTESTANTS = {
     "grpc-unary": "gRPC alone",
 }
 """Those that the page shows. The others are named in its text."""
+FLOORS = {
+    "raw-sqlite": "SQLite alone",
+    "raw-postgresql": "PostgreSQL alone",
+    "grpc-unary": "gRPC alone, a call each",
+    "grpc-held": "gRPC alone, one call",
+}
+"""What a server in Python over a database can't be faster than."""
 
 RATES = (
     Row("single appends, one in flight (W1)", "W1", "1 in flight"),
@@ -102,14 +109,19 @@ def together(runs: Sequence[Results]) -> Results:
 Figure = Callable[[Result], str]
 
 
-def table(head: str, lines: Iterable[tuple[Row, Figure]], results: Results) -> str:
-    """A figure of a cell in each line, of each contestant."""
+def table(
+    head: str,
+    lines: Iterable[tuple[Row, Figure]],
+    results: Results,
+    who: Mapping[str, str] = CONTESTANTS,
+) -> str:
+    """A figure of a cell in each line, of each of them."""
     rows = []
     for row, figure in lines:
-        found = [results.find(row.workload, row.cell, name) for name in CONTESTANTS]
+        found = [results.find(row.workload, row.cell, name) for name in who]
         if any(found):
             rows.append([row.title, *("" if each is None else figure(each) for each in found)])
-    return markdown([head, *CONTESTANTS.values()], rows)
+    return markdown([head, *who.values()], rows)
 
 
 def rate(result: Result) -> str:
@@ -160,6 +172,7 @@ def main(*files: str) -> None:
     results = together(runs)
     parts = [
         table("a second", ((row, rate) for row in RATES), results),
+        table("a second", ((row, rate) for row in RATES), results, FLOORS),
         table("milliseconds, p50 / p99", ((row, latencies) for row in LATENCIES), results),
         table("", ((row, extra(name)) for row, name in EXTRAS), results),
         table("µs: server + client + database", ((row, processor) for row in RATES), results),
