@@ -15,7 +15,7 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
-from report import markdown, short  # noqa: E402
+from report import markdown, quantile, short  # noqa: E402
 from results import Result, Results  # noqa: E402
 from session import Measured  # noqa: E402
 from targets import targets  # noqa: E402
@@ -137,8 +137,7 @@ def processor(result: Result) -> str:
 
 def latencies(result: Result) -> str:
     """The middle, and what few exceed."""
-    found = [result.quantile(name) for name in ("p50", "p99")]
-    return " / ".join("" if each is None else short(each) for each in found)
+    return " / ".join(quantile(result, name) for name in ("p50", "p99"))
 
 
 def extra(name: str) -> Figure:

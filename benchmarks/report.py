@@ -80,7 +80,7 @@ def _table(unit: str, results: Sequence[Result]) -> str:
                 short(result.rate),
                 f"{result.rate / best.rate:.2f}" if best else "",
                 f"{short(min(result.rates))}..{short(max(result.rates))}",
-                *(_quantile(result, name) for name in ("p50", "p99")),
+                *(quantile(result, name) for name in ("p50", "p99")),
                 *map(short, (result.server_cpu, result.client_cpu, result.database_cpu)),
             ]
         row += [short(result.extra[name]) if name in result.extra else "" for name in extras]
@@ -88,7 +88,8 @@ def _table(unit: str, results: Sequence[Result]) -> str:
     return markdown(["", *rated, *cpu, *extras], rows)
 
 
-def _quantile(result: Result, name: str) -> str:
+def quantile(result: Result, name: str) -> str:
+    """A latency in ms; empty if none was measured."""
     value = result.quantile(name)
     return "" if value is None else short(value)
 

@@ -14,6 +14,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from treering.channels import SERVICE
 from treering.v1 import event_pb2
 from treering.v1 import event_store_service_pb2 as pb
 
@@ -72,3 +73,7 @@ def _decoder(original: type[Message]) -> Callable[[bytes], object]:
 
 decode_read = cast("Callable[[bytes], ReadResponse]", _decoder(pb.ReadResponse))
 decode_subscribe = cast("Callable[[bytes], SubscribeResponse]", _decoder(pb.SubscribeResponse))
+
+# What a channel makes the methods of: path, encoder of the request, decoder of a response.
+READ = (f"{SERVICE}/Read", pb.ReadRequest.SerializeToString, decode_read)
+SUBSCRIBE = (f"{SERVICE}/Subscribe", pb.SubscribeRequest.SerializeToString, decode_subscribe)

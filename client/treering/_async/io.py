@@ -14,7 +14,7 @@ import grpc.aio
 
 from treering import errors
 from treering.channels import SERVICE, Options, channel_options
-from treering.responses import ReadResponse, SubscribeResponse, decode_read, decode_subscribe
+from treering.responses import READ, SUBSCRIBE, ReadResponse, SubscribeResponse
 from treering.v1 import event_store_service_pb2 as pb
 from treering.v1.event_store_service_pb2_grpc import EventStoreServiceStub
 from treering.v1.stream_service_pb2_grpc import StreamServiceStub
@@ -66,19 +66,11 @@ class Channel:
         self.streams = StreamServiceStub(self._channel)
         # These two leave the events of their responses undecoded.
         self.read: grpc.aio.UnaryStreamMultiCallable[pb.ReadRequest, ReadResponse] = (
-            self._channel.unary_stream(
-                f"{SERVICE}/Read",
-                request_serializer=pb.ReadRequest.SerializeToString,
-                response_deserializer=decode_read,
-            )
+            self._channel.unary_stream(*READ)
         )
         self.subscribe: grpc.aio.UnaryStreamMultiCallable[
             pb.SubscribeRequest, SubscribeResponse
-        ] = self._channel.unary_stream(
-            f"{SERVICE}/Subscribe",
-            request_serializer=pb.SubscribeRequest.SerializeToString,
-            response_deserializer=decode_subscribe,
-        )
+        ] = self._channel.unary_stream(*SUBSCRIBE)
         # Requests are joined from appends that were encoded one by one.
         self.append_many: grpc.aio.StreamStreamMultiCallable[bytes, pb.AppendManyResponse] = (
             self._channel.stream_stream(

@@ -111,10 +111,6 @@ class AsyncSubscription:
         async for item in self:
             if isinstance(item, RecordedEvent):
                 yield item
-                # The rest of its response, by a quicker way than a step for each.
-                while self._index < len(self._events) and not self._ended:
-                    self._index += 1
-                    yield self._events[self._index - 1]
 
     def __aiter__(self) -> Self:
         return self

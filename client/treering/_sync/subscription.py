@@ -114,10 +114,6 @@ class Subscription:
         for item in self:
             if isinstance(item, RecordedEvent):
                 yield item
-                # The rest of its response, by a quicker way than a step for each.
-                while self._index < len(self._events) and not self._ended:
-                    self._index += 1
-                    yield self._events[self._index - 1]
 
     def __iter__(self) -> Self:
         return self

@@ -162,14 +162,9 @@ def _event(attributes: dict[str, Any], data_json: str | None) -> tuple[str, Even
     event = Event(id=recorded_id, type=type_, data=data, content_type=content_type)
     if tags:
         event.tags.extend(tags)
-    of_event = event.metadata
-    for key, text in metadata.items():
-        of_event[key] = text
+    event.metadata.update(metadata)
     if time is not None:
-        seconds, nanos = parse_time(time)
-        stamp = event.time
-        stamp.seconds = seconds
-        stamp.nanos = nanos
+        event.time.seconds, event.time.nanos = parse_time(time)
     if stream is None:
         return "", event
     stream.encode()  # the event's own texts are looked at by protobuf
